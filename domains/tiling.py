@@ -1,0 +1,1 @@
+"""Whole scenes, volumes and recordings in bounded memory: plan, halo, blend, sink."""

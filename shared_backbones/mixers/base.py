@@ -1,0 +1,92 @@
+"""The Mixer contract: one signature and declared facts, checked when a model is built."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..errors import BadRequest
+from ..layout import Layout
+
+Mode = Literal["parallel", "chunk", "recurrent"]
+State = dict[str, Tensor]
+ALL_RANKS = frozenset({1, 2, 3})
+
+
+class Mixer(nn.Module):
+    """Mixes the tokens of each item: ``forward(x, layout) -> x`` on (B, N, C), channel-last.
+
+    Facts that a class declares, and that :func:`~shared_backbones.mixers.build_mixer` holds a request to:
+
+    ranks: numbers of lattice axes that it accepts.
+    causal_axes: axes along which it *can* be causal; what an instance *is* stands in ``self.causal``.
+    sets: whether it accepts unordered tokens (a set or a graph), and is then permutation-equivariant.
+    cross: whether it can read a second token set.
+    needs: what the layout must carry ("positions", "edges").
+    cost: time in N tokens and d channels, such as "O(N d^2)".
+    """
+
+    ranks: ClassVar[frozenset[int]] = ALL_RANKS
+    causal_axes: ClassVar[frozenset[int]] = frozenset()
+    sets: ClassVar[bool] = False
+    cross: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset()
+    cost: ClassVar[str] = "O(N d^2)"
+
+    causal: frozenset[int] = frozenset()
+
+    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
+        """Mixed tokens. What stands at masked tokens never reaches the real ones."""
+        raise NotImplementedError
+
+    def state_size(self, n: int) -> int:
+        """Numbers kept per item after n tokens, to go on with token n + 1 (0: nothing is carried)."""
+        return 0
+
+    def check(self, layout: Layout) -> None:
+        """Raise BadRequest where the layout lacks what this mixer needs."""
+        name = type(self).__name__
+        if layout.rank not in self.ranks:
+            raise BadRequest(f"{name} accepts lattices of rank {sorted(self.ranks)}, got axes {layout.axes}")
+        if not layout.ordered and not self.sets:
+            raise BadRequest(f"{name} needs tokens on a lattice, got an unordered set (Layout.ordered is False)")
+        for need in sorted(self.needs):
+            if getattr(layout, need) is None:
+                raise BadRequest(f"{name} needs Layout.{need}, got None")
+
+
+class StateMixer(Mixer):
+    """A mixer that carries a state of fixed size along the tokens, in three equal forms.
+
+    ``forward(..., mode=)`` gives the same values as one dense product ("parallel"), block by block ("chunk")
+    or token by token ("recurrent"). :meth:`stream` continues from a state, so that a long input may come in pieces.
+    """
+
+    def forward(self, x: Float[Tensor, "B N C"], layout: Layout, mode: Mode = "chunk") -> Float[Tensor, "B N C"]:
+        raise NotImplementedError
+
+    def init_state(self, batch: int) -> State:
+        """The state before the first token, for ``batch`` items."""
+        raise NotImplementedError
+
+    def step(self, x_t: Float[Tensor, "B C"], state: State) -> tuple[Float[Tensor, "B C"], State]:
+        """One token in, one out, and the state after it."""
+        raise NotImplementedError
+
+    def stream(self, x: Float[Tensor, "B N C"], state: State) -> tuple[Float[Tensor, "B N C"], State]:
+        """A piece of a longer input: equal to the same span of one whole forward pass."""
+        outputs = []
+        for x_t in x.unbind(1):
+            y_t, state = self.step(x_t, state)
+            outputs.append(y_t)
+        return torch.stack(outputs, 1), state
+
+
+def heads_of(dim: int, heads: int) -> int:
+    """Channels per head; raises BadRequest when ``heads`` does not divide ``dim``."""
+    if heads < 1 or dim % heads:
+        raise BadRequest(f"heads must divide dim, got heads={heads} and dim={dim}")
+    return dim // heads
