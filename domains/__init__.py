@@ -1,8 +1,15 @@
-"""Domains: what scientific signals mean. Each task is named here once and imported when asked for."""
+"""Domains: what scientific signals mean. Each task is named here once and imported when asked for.
+
+Another installed package adds tasks of its own through the entry point group ``cambium.tasks``, in its pyproject::
+
+    [project.entry-points."cambium.tasks"]
+    "geology/facies" = "my_package.facies:Facies"
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any
 
 from shared_backbones.errors import unknown
@@ -26,8 +33,16 @@ TASKS: dict[str, Callable[[], type[Any]]] = {
 }
 
 
+def all_tasks() -> dict[str, Callable[[], type[Any]]]:
+    """Every task by name: those that ship with Cambium, and those of other installed packages."""
+    return {**{point.name: point.load for point in metadata.entry_points(group="cambium.tasks")}, **TASKS}
+
+
 def load_task(name: str) -> type[Any]:
     """The task class (see :class:`domains.task.Task`) by its name; raises BadRequest for an unknown one."""
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
-    return TASKS[name]()
+    if name in TASKS:
+        return TASKS[name]()
+    tasks = all_tasks()
+    if name not in tasks:
+        raise unknown("task", name, tasks)
+    return tasks[name]()
