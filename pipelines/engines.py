@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
 import time
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 from shared_backbones.errors import BadRequest, CambiumError, unknown
+
+from .store import DiskFull
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -45,12 +46,12 @@ def _attempt(fn: Callable[[T], R], item: T) -> tuple[R | None, Problem | None, f
     value, problem = None, None
     try:
         value = fn(item)
+    except DiskFull as error:
+        problem = Problem("no space", str(error))
     except CambiumError as error:
         problem = Problem("refused", str(error))
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        text = f"{type(error).__name__}: {error}"
-        problem = Problem("no space" if full else "failed", text, traceback.format_exc())
+        problem = Problem("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
     return value, problem, time.perf_counter() - start
 
 

@@ -72,9 +72,13 @@ def append(path: Path, row: Row) -> None:
 def owned(folder: Path) -> Iterator[None]:
     """Hold an output folder for one batch; the kernel lets go when the process ends, however it ends.
 
-    Raises BadRequest where another batch is writing there. Creates the folder; removes it again if it stays empty.
+    Raises BadRequest where another batch is writing there, or nothing can be written. Creates the folder, and
+    removes it again if it stays empty.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadRequest(f"cannot write to the output folder {folder}: {error.strerror}. Give another --out") from None
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # locked itself, so that no lock file is left behind
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 from functools import partial
@@ -10,6 +9,7 @@ from functools import partial
 import pytest
 
 from pipelines import engines
+from pipelines.store import DiskFull
 from shared_backbones.errors import BadInput, BadRequest
 
 
@@ -17,7 +17,7 @@ def work(item: int, bad: int = -1, parent: int = 0) -> int:
     if item == bad:
         raise BadInput(f"item {item} is bad")
     if item == 98:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise DiskFull("cannot write x: no space left")
     if item == 99 and os.getpid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
     return item * 2

@@ -1,0 +1,271 @@
+"""Batch prediction: one folder of outputs and one ledger row per input, safe to stop and to run again."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from pathlib import Path, PurePath
+from typing import Any
+
+from domains.public import sha256_of
+from shared_backbones.errors import BadInput, BadRequest, CambiumError
+
+from . import engines, ledger
+from .ledger import LEDGER, Row
+from .sink import STAGING, FolderSink
+from .store import DiskFull, disk_full_is_clear
+
+_FULL = 64 * 1024  # bytes; with less left, a failed write is a full disk's
+_MODEL_FILES = ("model.json", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a batch came to. ``rows``: the newest row of every input asked for; ``reused`` were done before."""
+
+    out: Path
+    rows: tuple[Row, ...]
+    reused: frozenset[str]
+
+    def count(self, state: ledger.State) -> int:
+        return sum(row.state == state for row in self.rows)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 some failed, 3 some refused and the rest done."""
+        return 1 if self.count("failed") else 3 if self.count("refused") else 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "out": str(self.out),
+            "ledger": str(self.out / LEDGER),
+            "done": self.count("done"),
+            "reused": len(self.reused),
+            "refused": [{"input": r.input, "reason": r.reason} for r in self.rows if r.state == "refused"],
+            "failed": [{"input": r.input, "reason": r.reason} for r in self.rows if r.state == "failed"],
+            "outputs": {r.input: [str(self.out / name) for name in r.outputs] for r in self.rows if r.state == "done"},
+        }
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: Path, sha256: str) -> Any:
+    """The run's model, once per worker. ``sha256`` keeps a replaced model from being served from the cache."""
+    from .runs import load_run
+
+    trained = load_run(model)
+    trained.model.eval()
+    return trained
+
+
+@dataclass(frozen=True)
+class _Job:
+    source: str
+    folder: str
+
+
+def _predict_one(job: _Job, *, model: Path, sha256: str, out: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    import torch
+
+    trained = _loaded(model, sha256)
+    sink = FolderSink(out, job.folder)
+    try:
+        with disk_full_is_clear(out / job.folder), torch.inference_mode():
+            facts = trained.task.predict(trained.model, trained.fitted, job.source, sink)
+            return sink.publish(), dict(facts)
+    except Exception as error:  # libraries hide a full disk behind errors of their own: ask while the torso stands
+        if not isinstance(error, CambiumError) and shutil.disk_usage(out).free < _FULL:
+            with disk_full_is_clear(out / job.folder):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
+    finally:
+        sink.discard()
+
+
+def model_digest(run: Path) -> str:
+    """sha256 over everything that a prediction depends on. Raises BadRequest where ``run`` holds no model."""
+    digest = hashlib.sha256()
+    for name in _MODEL_FILES:
+        path = run / name
+        if not path.is_file():
+            raise BadRequest(
+                f"{run} is not a finished run: it holds no {name}. Give the folder that `cambium train` printed "
+                "(runs/DOMAIN-TASK/ID), or MODEL@champion"
+            )
+        digest.update(sha256_of(path).encode())
+    return digest.hexdigest()
+
+
+def find_model(model: str | Path, root: Path) -> Path:
+    """The run directory that ``model`` names: a path, or NAME@alias / NAME@version of the registry below ``root``."""
+    text = str(model)
+    if "@" in text and not Path(text).exists():
+        from .registry import resolve
+
+        return resolve(text, root)
+    path = Path(text)
+    if not path.is_dir():
+        raise BadRequest(f"no run directory {text}. Give the folder that `cambium train` printed, or MODEL@champion")
+    return path
+
+
+def expand(inputs: Sequence[str], out: Path, suffixes: Sequence[str] = ()) -> list[str]:
+    """Files that the inputs name, each once, in order: files, folders (one level), globs, URLs, data set names.
+
+    In a folder or glob only files with one of ``suffixes`` count (any, when none are given), never hidden ones nor
+    this batch's own outputs. A single name that does not exist stays, to be refused by its reader with a reason.
+    Raises BadRequest where a folder or glob holds nothing.
+    """
+    found: dict[str, None] = {}
+    own = out.resolve()
+    for text in inputs:
+        path = Path(text)
+        is_glob = not path.exists() and any(c in text for c in "*?[") and "://" not in text
+        if not path.is_dir() and not is_glob:
+            found[str(path.resolve()) if path.exists() else text] = None
+            continue
+        matches = glob.glob(text, recursive=True) if is_glob else path.iterdir()  # noqa: PTH207 - it may be absolute
+        files = [
+            str(p.resolve())
+            for p in sorted(map(Path, matches))
+            if p.is_file()
+            and not p.name.startswith(".")
+            and (not suffixes or p.name.lower().endswith(tuple(suffixes)))
+            and own not in p.resolve().parents
+        ]
+        if not files:
+            wanted = f" that ends in {', '.join(suffixes)}" if suffixes else ""
+            raise BadRequest(f"{text}: no file{wanted} there")
+        found.update(dict.fromkeys(files))
+    if not found:
+        raise BadRequest("no input given")
+    return list(found)
+
+
+def _sidecars(path: Path, beside: Sequence[Path]) -> list[Path]:
+    """A file and what formats keep beside it: the same stem with another ending or none, or its name and more."""
+    return [p for p in beside if p.stem == path.stem or p.name == path.stem or p.name.startswith(f"{path.name}.")]
+
+
+def input_digests(sources: Sequence[str]) -> dict[str, str | None]:
+    """Source -> sha256 over its file and the file's sidecars; None where it is no local file."""
+    listing: dict[Path, dict[str, list[Path]]] = {}
+    found: dict[str, str | None] = dict.fromkeys(sources)
+    for source in sources:
+        path = Path(source)
+        if not path.is_file():
+            continue
+        if path.parent not in listing:  # once per folder: a batch may name very many files of one
+            beside = listing[path.parent] = {}
+            for p in sorted(path.parent.iterdir()):
+                beside.setdefault(p.name.split(".")[0], []).append(p)
+        candidates = listing[path.parent].get(path.name.split(".")[0], [])
+        digest = hashlib.sha256()
+        for p in _sidecars(path, candidates):
+            if p.is_file():
+                digest.update(f"{p.name}:{sha256_of(p)}\n".encode())
+        found[source] = digest.hexdigest()
+    return found
+
+
+def _still_good(row: Row | None, sha256: str | None, model: str, out: Path) -> bool:
+    """Whether a finished row still describes what is on disk, for the same input bytes and the same model."""
+    if row is None or row.state != "done" or sha256 is None or (row.sha256, row.model) != (sha256, model):
+        return False
+    return all((out / name).is_file() and sha256_of(out / name) == digest for name, digest in row.outputs.items())
+
+
+def _folder_for(source: str, taken: set[str]) -> str:
+    """A folder name after the input's stem that no other input has."""
+    stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in PurePath(source).name.split(".")[0])[:80] or "input"
+    name, n = stem, 2
+    while name in taken or name == LEDGER:
+        name, n = f"{stem}-{n}", n + 1
+    return name
+
+
+@dataclass
+class _Batch:
+    """The bookkeeping of one batch: what is done already, what is to do, what came of it."""
+
+    out: Path
+    model: str
+    digests: dict[str, str | None]
+    before: Mapping[str, Row]
+    rows: dict[str, Row] = field(default_factory=dict)
+
+    def plan(self) -> list[_Job]:
+        taken = {row.folder for row in self.before.values()}
+        jobs = []
+        for source, digest in self.digests.items():
+            row = self.before.get(source)
+            if row is not None and _still_good(row, digest, self.model, self.out):
+                self.rows[source] = row
+                continue
+            folder = row.folder if row else _folder_for(source, taken)
+            taken.add(folder)
+            jobs.append(_Job(source, folder))
+        return jobs
+
+    def row(self, outcome: engines.Outcome[_Job, tuple[dict[str, str], dict[str, Any]]]) -> Row:
+        outputs, facts = outcome.value or ({}, {})
+        problem = outcome.problem
+        return Row(
+            input=outcome.item.source,
+            state="done" if problem is None else "refused" if problem.kind == "refused" else "failed",
+            folder=outcome.item.folder,
+            model=self.model,
+            sha256=self.digests[outcome.item.source],
+            outputs=outputs,
+            facts=facts,
+            reason="" if problem is None else problem.message,
+            seconds=round(outcome.seconds, 3),
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+
+def predict(
+    model: str | Path,
+    inputs: Sequence[str],
+    out: Path,
+    *,
+    workers: int = 1,
+    engine: str = "local",
+    root: Path = Path("runs"),
+    progress: Callable[[Row, int, int], None] | None = None,
+) -> Summary:
+    """Predict every input into ``out / <its own folder>``, one ledger row each; what is done already stays.
+
+    ``progress(row, finished, total)`` is called after each input. Raises BadInput where the only input is refused
+    (then nothing is written), BadRequest where the request cannot be met or the disk is full.
+    """
+    from .runs import task_of
+
+    run = find_model(model, root)
+    sha256 = model_digest(run)
+    sources = expand(inputs, out, tuple(getattr(task_of(run), "suffixes", ())))
+    function = partial(_predict_one, model=run.resolve(), sha256=sha256, out=out)
+    with ledger.owned(out):
+        for stale in out.glob(f"{STAGING}*"):  # a killed batch's; no other can be writing here
+            shutil.rmtree(stale)
+        batch = _Batch(out, sha256, input_digests(sources), ledger.read(out / LEDGER))
+        jobs = batch.plan()
+        reused = frozenset(batch.rows)
+        for outcome in engines.map(function, jobs, workers=min(workers, max(1, len(jobs))), engine=engine):
+            row = batch.row(outcome)
+            if outcome.problem and outcome.problem.kind == "no space":  # the others would fare no better
+                raise DiskFull(outcome.problem.message)
+            if row.state == "refused" and len(sources) == 1:
+                raise BadInput(row.reason)
+            with disk_full_is_clear(out / LEDGER):
+                ledger.append(out / LEDGER, row)
+            batch.rows[row.input] = row
+            if progress is not None:
+                progress(row, len(batch.rows), len(sources))
+    return Summary(out, tuple(batch.rows[s] for s in sources), reused)
