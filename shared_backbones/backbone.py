@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .block import Block
+from .blocks import to_blocks
 from .channel import CHANNELS
 from .errors import BadRequest, unknown
 from .layout import Layout
-from .mixers import build_mixer, options_of
+from .mixers import build_mixer
 from .norms import NORMS
+from .options import check_options
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,7 @@ class Merge(nn.Module):
 
     def _parts(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
         """(B, N, C) -> (B, N', stride^rank, C), padding each axis up to a multiple of the stride."""
-        s = self.stride
-        lattice = x.reshape(x.shape[0], *axes, x.shape[-1])
-        pads = itertools.chain((0, 0), *((0, -n % s) for n in reversed(axes)))
-        lattice = F.pad(lattice, tuple(pads))
-        split = [part for n in lattice.shape[1:-1] for part in (n // s, s)]
-        lattice = lattice.reshape(x.shape[0], *split, x.shape[-1])
-        outer, inner = range(1, 2 * len(axes), 2), range(2, 2 * len(axes) + 1, 2)
-        lattice = lattice.permute(0, *outer, *inner, 2 * len(axes) + 1)
-        return lattice.flatten(1 + len(axes), 2 * len(axes)).flatten(1, len(axes))
+        return to_blocks(x.reshape(x.shape[0], *axes, x.shape[-1]), (self.stride,) * self.rank)
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> tuple[Float[Tensor, "B M K"], Layout]:
         parts = self._parts(layout.clean(x), layout.axes)
@@ -150,7 +143,9 @@ class Backbone(nn.Module):
         rates = iter([spec.drop_path * i / max(1, depth - 1) for i in range(depth)])
         widths = [self.dim_in] + [stage.dim for stage in spec.stages]
         self.merges = nn.ModuleList(
-            nn.Identity() if stage.stride == 1 and width == stage.dim else Merge(width, stage.dim, stage.stride, tokens.rank)
+            nn.Identity()
+            if stage.stride == 1 and width == stage.dim
+            else Merge(width, stage.dim, stage.stride, tokens.rank)
             for width, stage in zip(widths, spec.stages, strict=False)
         )
         self.stages = nn.ModuleList(
@@ -179,10 +174,7 @@ def build_channel(name: str, dim: int, **options: Any) -> nn.Module:
     """A channel layer by name; raises BadRequest for an unknown name or option."""
     if name not in CHANNELS:
         raise unknown("channel layer", name, CHANNELS)
-    allowed = options_of(CHANNELS[name])  # type: ignore[arg-type]
-    for option in options:
-        if option not in allowed:
-            raise unknown(f"option of channel layer {name!r}", option, allowed)
+    check_options(f"channel layer {name!r}", CHANNELS[name], options)
     return CHANNELS[name](dim, **options)
 
 

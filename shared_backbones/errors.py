@@ -10,11 +10,11 @@ class CambiumError(Exception):
     """Base of every error that a user can cause and mend; the command line exits with 2 on it."""
 
 
-class BadRequest(CambiumError):
+class BadRequest(CambiumError):  # noqa: N818 - the sentence reads "raise BadRequest"
     """The request cannot be met: an unknown name, an impossible option, two options that exclude each other."""
 
 
-class BadInput(CambiumError):
+class BadInput(CambiumError):  # noqa: N818
     """The data cannot be used: says which file, which place in it, what was got and what to do."""
 
 

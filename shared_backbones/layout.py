@@ -66,16 +66,17 @@ class Layout:
 
     def to(self, device: torch.device | str) -> Layout:
         """The same layout with its tensors on another device."""
-        moved = {
-            name: None if value is None else value.to(device)
-            for name, value in (
-                ("mask", self.mask),
-                ("positions", self.positions),
-                ("edges", self.edges),
-                ("edge_attr", self.edge_attr),
-            )
-        }
-        return replace(self, **moved)
+
+        def moved(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device)
+
+        return replace(
+            self,
+            mask=moved(self.mask),
+            positions=moved(self.positions),
+            edges=moved(self.edges),
+            edge_attr=moved(self.edge_attr),
+        )
 
 
 @dataclass(frozen=True)

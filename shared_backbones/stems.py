@@ -117,6 +117,8 @@ class SpectrumStem(nn.Module):
     """
 
     tokens: ClassVar[Tokens] = Tokens(rank=1, provides=frozenset({"positions"}))
+    centres: Tensor
+    place: Tensor
 
     def __init__(
         self, dim: int, centres: int = 32, shortest_nm: float = 400.0, longest_nm: float = 2500.0, basis: int = 4
@@ -139,7 +141,10 @@ class SpectrumStem(nn.Module):
         return (weight / total.clamp_min(1e-12))[..., None, :] * phi, total[..., 0] > 1e-6
 
     def forward(
-        self, x: Float[Tensor, "B bands"], wavelengths: Float[Tensor, "bands"], mask: Bool[Tensor, "B bands"] | None = None
+        self,
+        x: Float[Tensor, "B bands"],
+        wavelengths: Float[Tensor, "bands"],
+        mask: Bool[Tensor, "B bands"] | None = None,
     ) -> tuple[Float[Tensor, "B J C"], Layout]:
         """Spectra (B, bands) on ``wavelengths`` (nm), mask True where valid -> tokens, positions in nm."""
         shared = torch.ones_like(wavelengths, dtype=torch.bool) if mask is None else mask

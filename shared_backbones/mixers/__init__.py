@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from ..errors import BadRequest, unknown
-from .attention import Attention
+from ..options import check_options, options_of
+from .attention import Attention, DecayAttention
 from .base import Mixer, StateMixer
+from .gating import Depthwise, Pooling
+from .grouping import Window
 from .identity import Identity
+from .linear import Linear
+from .neighborhood import Message
+from .spectral import Fourier
 
 MIXERS: dict[str, type[Mixer]] = {
     "identity": Identity,
     "attention": Attention,
+    "decay": DecayAttention,
+    "linear": Linear,
+    "window": Window,
+    "message": Message,
+    "pooling": Pooling,
+    "depthwise": Depthwise,
+    "fourier": Fourier,
 }
 
 
@@ -35,12 +47,6 @@ def list_mixers() -> dict[str, dict[str, Any]]:
     return {name: facts(mixer) for name, mixer in MIXERS.items()}
 
 
-def options_of(mixer: type[Mixer]) -> dict[str, Any]:
-    """The options that a mixer takes, with their defaults."""
-    parameters = list(inspect.signature(mixer.__init__).parameters.values())[2:]  # after self and dim
-    return {p.name: p.default for p in parameters}
-
-
 def unmet(
     mixer: type[Mixer], rank: int | None, ordered: bool, causal_axes: Collection[int], provides: Collection[str] | None
 ) -> list[str]:
@@ -50,6 +56,10 @@ def unmet(
         reasons.append(f"it accepts rank {sorted(mixer.ranks)}, not {rank}")
     if not ordered and not mixer.sets:
         reasons.append("it needs ordered tokens")
+    if causal_axes and not ordered and "positions" not in mixer.needs:
+        reasons.append("a set has no axis to be causal along")
+    if rank is not None and any(axis >= rank for axis in causal_axes):
+        reasons.append(f"a lattice of rank {rank} has no axis {max(causal_axes)}")
     if not set(causal_axes) <= mixer.causal_axes:
         reasons.append(f"it can be causal along axes {sorted(mixer.causal_axes)}, not {sorted(causal_axes)}")
     if provides is not None and not mixer.needs <= set(provides):
@@ -58,7 +68,7 @@ def unmet(
 
 
 def build_mixer(
-    name: str,
+    name: str | type[Mixer],
     dim: int,
     *,
     rank: int | None = None,
@@ -67,27 +77,28 @@ def build_mixer(
     provides: Collection[str] | None = None,
     **options: Any,
 ) -> Mixer:
-    """A mixer by name, for tokens of ``dim`` channels.
+    """A mixer by name, or a user's own class, for tokens of ``dim`` channels.
 
     ``rank``, ``ordered``, ``causal_axes`` and ``provides`` state what it will be asked for (None: not known yet);
-    the rest are the mixer's own options, whose defaults always build.
+    the rest are the mixer's own options, whose defaults always build. A class whose parameters depend on the rank
+    takes it as an option ``rank`` and is told it here.
 
     Raises BadRequest for an unknown name or option, or for a request that the mixer cannot meet: then it names
     the mixers that can.
     """
-    if name not in MIXERS:
+    if isinstance(name, str) and name not in MIXERS:
         raise unknown("mixer", name, MIXERS)
-    cls = MIXERS[name]
+    cls = MIXERS[name] if isinstance(name, str) else name
+    what = f"mixer {(name if isinstance(name, str) else cls.__name__)!r}"
     reasons = unmet(cls, rank, ordered, causal_axes, provides)
     if reasons:
         able = [n for n, m in MIXERS.items() if not unmet(m, rank, ordered, causal_axes, provides)]
-        raise BadRequest(f"mixer {name!r} cannot serve here: {'; '.join(reasons)}. Those that can: {', '.join(able)}")
-    allowed: Mapping[str, Any] = options_of(cls)
-    for option in options:
-        if option not in allowed:
-            raise unknown(f"option of mixer {name!r}", option, allowed)
+        raise BadRequest(f"{what} cannot serve here: {'; '.join(reasons)}. Those that can: {', '.join(able) or 'none'}")
+    check_options(what, cls, options)
     if causal_axes:
         options["causal_axes"] = tuple(sorted(causal_axes))
+    if rank is not None and "rank" in options_of(cls):
+        options["rank"] = rank
     return cls(dim, **options)
 
 

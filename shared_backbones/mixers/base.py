@@ -37,6 +37,7 @@ class Mixer(nn.Module):
     cost: ClassVar[str] = "O(N d^2)"
 
     causal: frozenset[int] = frozenset()
+    rank: int | None = None  # the one rank that the parameters were made for; None: they serve every rank
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         """Mixed tokens. What stands at masked tokens never reaches the real ones."""
@@ -51,6 +52,8 @@ class Mixer(nn.Module):
         name = type(self).__name__
         if layout.rank not in self.ranks:
             raise BadRequest(f"{name} accepts lattices of rank {sorted(self.ranks)}, got axes {layout.axes}")
+        if self.rank is not None and layout.rank != self.rank:
+            raise BadRequest(f"this {name} was built for rank {self.rank}, got axes {layout.axes}: build it with rank=")
         if not layout.ordered and not self.sets:
             raise BadRequest(f"{name} needs tokens on a lattice, got an unordered set (Layout.ordered is False)")
         for need in sorted(self.needs):
@@ -85,8 +88,20 @@ class StateMixer(Mixer):
         return torch.stack(outputs, 1), state
 
 
-def heads_of(dim: int, heads: int) -> int:
-    """Channels per head; raises BadRequest when ``heads`` does not divide ``dim``."""
+def heads_of(dim: int, heads: int | None) -> int:
+    """Number of heads: as asked, or by default the largest divisor of ``dim`` up to 4.
+
+    Raises BadRequest when ``heads`` does not divide ``dim``.
+    """
+    if heads is None:
+        return next(h for h in (4, 3, 2, 1) if dim % h == 0)
     if heads < 1 or dim % heads:
         raise BadRequest(f"heads must divide dim, got heads={heads} and dim={dim}")
-    return dim // heads
+    return heads
+
+
+def at_least(name: str, value: int, least: int) -> int:
+    """``value`` of the option ``name``; raises BadRequest below ``least``."""
+    if value < least:
+        raise BadRequest(f"{name} must be at least {least}, got {value}")
+    return value

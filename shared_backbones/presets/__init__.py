@@ -100,9 +100,7 @@ def parse_preset(name: str, text: str) -> Preset:
 
 def preset_names() -> list[str]:
     """Names of the presets that ship with Cambium."""
-    return sorted(
-        f.name.removesuffix(".yaml") for f in resources.files(__name__).iterdir() if f.name.endswith(".yaml")
-    )
+    return sorted(f.name.removesuffix(".yaml") for f in resources.files(__name__).iterdir() if f.name.endswith(".yaml"))
 
 
 def load_preset(name: str) -> Preset:

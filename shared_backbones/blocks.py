@@ -1,0 +1,47 @@
+"""Blocks of a lattice: what patches, merging and windows have in common.
+
+Shapes: B items, G blocks, P places in a block, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def to_blocks(
+    x: Float[Tensor, "B *axes C"] | Bool[Tensor, "B *axes C"], sizes: Sequence[int], front: Sequence[int] | None = None
+) -> Float[Tensor, "B G P C"] | Bool[Tensor, "B G P C"]:
+    """Cuts a lattice into blocks of ``sizes`` places, in raster order, places in raster order too.
+
+    Each axis is padded with zeros (False) by ``front`` places before its start and then up to a whole block, so
+    that block borders stand at fixed places of the lattice, whatever its size.
+    """
+    rank, axes = len(sizes), x.shape[1:-1]
+    front = (0,) * rank if front is None else front
+    pads = [0, 0]
+    for n, size, ahead in zip(reversed(axes), reversed(sizes), reversed(front), strict=True):
+        pads += [ahead, -(n + ahead) % size]
+    x = F.pad(x, pads)
+    split = [part for n, size in zip(x.shape[1:-1], sizes, strict=True) for part in (n // size, size)]
+    x = x.reshape(x.shape[0], *split, x.shape[-1])
+    x = x.permute(0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
+    return x.flatten(1 + rank, 2 * rank).flatten(1, rank)
+
+
+def from_blocks(
+    x: Float[Tensor, "B G P C"], axes: Sequence[int], sizes: Sequence[int], front: Sequence[int] | None = None
+) -> Float[Tensor, "B *axes C"]:
+    """The inverse of :func:`to_blocks` on a lattice of ``axes``: the padding is cut off again."""
+    rank = len(sizes)
+    front = (0,) * rank if front is None else front
+    counts = [-(-(n + ahead) // size) for n, size, ahead in zip(axes, sizes, front, strict=True)]
+    x = x.reshape(x.shape[0], *counts, *sizes, x.shape[-1])
+    x = x.permute(0, *(i for axis in range(rank) for i in (1 + axis, 1 + rank + axis)), 2 * rank + 1)
+    x = x.reshape(x.shape[0], *(c * size for c, size in zip(counts, sizes, strict=True)), x.shape[-1])
+    for axis, (n, ahead) in enumerate(zip(axes, front, strict=True)):
+        x = x.narrow(1 + axis, ahead, n)
+    return x

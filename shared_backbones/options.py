@@ -1,0 +1,45 @@
+"""Options of a class as its constructor states them: names, defaults and plain types."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import BadRequest, unknown
+
+
+def options_of(cls: type) -> dict[str, Any]:
+    """The options that a mixer or channel class takes after ``dim``, with their defaults."""
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[2:]  # type: ignore[misc]
+    return {p.name: p.default for p in parameters}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value may stand for an annotated type; annotations beyond the plain ones accept anything."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        return isinstance(value, (tuple, list)) and all(_fits(v, inner) for v in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str, type(None)):
+        return value is None if hint is type(None) else isinstance(value, hint)
+    return True
+
+
+def check_options(what: str, cls: type, options: Mapping[str, Any]) -> None:
+    """Raise BadRequest for an option that ``cls`` does not take, or whose value has another type than it states."""
+    allowed, hints = options_of(cls), typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    for option, value in options.items():
+        if option not in allowed:
+            raise unknown(f"option of {what}", option, allowed)
+        hint = hints.get(option, Any)
+        if not _fits(value, hint):
+            wanted = getattr(hint, "__name__", None) if typing.get_origin(hint) is None else str(hint)
+            raise BadRequest(f"option {option!r} of {what} must be {wanted}, got {value!r}")
