@@ -1,0 +1,264 @@
+"""One loopback Prefect server per command: started, named to everyone through the environment, and always reaped.
+
+Prefect's own ephemeral server is never used: every worker process would start another one, four commands on a fresh
+home time out, and a killed command leaves its server behind. Nothing here imports prefect, because prefect reads its
+settings from the environment when it is imported, and they must stand there before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+HOME = ".prefect"  # below the run root: Prefect's database, cached results, logs of the servers
+STARTUP_SECONDS = 120.0  # a first start makes the database: 9 s on an idle machine, far more on a busy one
+_LOOPBACK = "127.0.0.1"
+_PR_SET_PDEATHSIG = 1
+# another server's address or credentials, which a user may have in the environment, must not leak into this command
+_FOREIGN = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_PROFILE", "PREFECT_API_DATABASE_CONNECTION_URL")
+
+
+class ServerError(RuntimeError):
+    """The loopback server did not come up; says what its log ends with."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server, owned by this process."""
+
+    url: str  # of the API
+    pid: int
+    home: Path
+    log: Path
+
+
+def quiet_environment() -> dict[str, str]:
+    """Settings that keep Prefect silent towards the outside, wherever its API is."""
+    bypass = [name for name in os.environ.get("NO_PROXY", "").split(",") if name]
+    return {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        "PREFECT_CLI_PROMPT": "false",
+        "NO_PROXY": ",".join(dict.fromkeys([*bypass, _LOOPBACK])),  # a company's proxy cannot reach our loopback
+    }
+
+
+def environment(port: int, home: Path, *, ui: bool = False) -> dict[str, str]:
+    """What prefect must find in the environment, here, in the server and in every child."""
+    return {
+        **quiet_environment(),
+        "PREFECT_API_URL": f"http://{_LOOPBACK}:{port}/api",
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_UI_ENABLED": str(ui).lower(),
+    }
+
+
+@contextmanager
+def exported(env: Mapping[str, str]) -> Iterator[None]:
+    """``env`` in this process' environment (and so in its children's) for a block; what stood there comes back."""
+    before = {name: os.environ.get(name) for name in (*env, *_FOREIGN)}
+    for name in _FOREIGN:
+        os.environ.pop(name, None)
+    os.environ.update(env)
+    try:
+        _reread()
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _reread()
+
+
+def _reread() -> None:
+    """Where prefect was imported earlier in this process (several flows, tests), have it read its settings anew."""
+    context = sys.modules.get("prefect.context")
+    if context is not None:
+        context.refresh_global_settings_context()
+
+
+def _flush() -> None:
+    """Let prefect send the logs and events that it has queued in this process, before the server goes."""
+    for module, worker in (("prefect.logging.handlers", "APILogWorker"), ("prefect.events.worker", "EventsWorker")):
+        if module in sys.modules:
+            getattr(sys.modules[module], worker).drain_all(timeout=5)
+
+
+@contextmanager
+def loopback_server(root: Path, *, ui: bool = False, timeout: float = STARTUP_SECONDS) -> Iterator[Server]:
+    """A server with its home in ``root / ".prefect"``, for the time of the block; its environment is exported.
+
+    It ends with the block, and with this process however that ends: on Linux the kernel kills it, elsewhere the next
+    command finds it by its pid file. Call from the main thread: the kernel watches the thread that started it.
+    Raises ServerError where it does not answer within ``timeout`` seconds.
+    """
+    home = root.resolve() / HOME
+    home.mkdir(parents=True, exist_ok=True)
+    reap_orphans(home)
+    with _one_at_a_time(home):  # making the database is not safe for two at once
+        process, port = _start(home, ui, timeout)
+    note = home / f"server-{process.pid}.json"
+    try:
+        with exported(environment(port, home, ui=ui)):
+            try:
+                yield Server(os.environ["PREFECT_API_URL"], process.pid, home, _log(home))
+            finally:
+                _flush()
+    finally:
+        _end(process)
+        note.unlink(missing_ok=True)
+
+
+def _log(home: Path) -> Path:
+    return home / "server.log"
+
+
+@contextmanager
+def _one_at_a_time(home: Path) -> Iterator[None]:
+    with (home / "start.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the kernel, however this process ends
+        yield
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind((_LOOPBACK, 0))
+        return int(s.getsockname()[1])
+
+
+def _start(home: Path, ui: bool, timeout: float) -> tuple[subprocess.Popen[bytes], int]:
+    """A server that answers. Another program may take the free port before it does, so it is tried thrice."""
+    deadline = time.monotonic() + timeout
+    for _ in range(3):
+        port = _free_port()
+        process = _spawn(home, port, ui)
+        try:
+            if _answers(process, port, deadline, home):
+                return process, port
+        except BaseException:
+            _end(process)
+            raise
+        if "address already in use" not in _tail(home):
+            break
+    raise ServerError(f"the Prefect server ended with code {process.returncode} while starting:\n{_tail(home)}")
+
+
+def _spawn(home: Path, port: int, ui: bool) -> subprocess.Popen[bytes]:
+    env = {k: v for k, v in os.environ.items() if k not in _FOREIGN} | environment(port, home, ui=ui)
+    with _log(home).open("ab") as log:  # never the inherited pipe, which an orphan would keep open
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.server", str(os.getpid()), str(port), "--ui" if ui else "--no-ui"],
+            cwd=Path(__file__).parent.parent,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for the command, which then ends the server in order
+        )
+    note = {"server": _identity(process.pid), "owner": _identity(os.getpid())}
+    (home / f"server-{process.pid}.json").write_text(json.dumps(note))
+    return process
+
+
+def _answers(process: subprocess.Popen[bytes], port: int, deadline: float, home: Path) -> bool:
+    """True when the API is healthy, False when the process ended. Raises ServerError at the deadline."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while process.poll() is None:
+        if time.monotonic() > deadline:
+            raise ServerError(f"the Prefect server did not answer in time; its log {_log(home)} says why")
+        with suppress(OSError), direct.open(f"http://{_LOOPBACK}:{port}/api/health", timeout=5) as reply:
+            return bool(reply.status == 200)
+        time.sleep(0.1)
+    return False
+
+
+def _tail(home: Path, size: int = 2000) -> str:
+    return _log(home).read_bytes()[-size:].decode(errors="replace") if _log(home).exists() else ""
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+# --- orphans
+
+
+def _identity(pid: int) -> dict[str, float]:
+    return {"pid": pid, "started": psutil.Process(pid).create_time()}
+
+
+def _living(identity: Mapping[str, float]) -> psutil.Process | None:
+    """The process, unless it has ended; a pid that was given to another process since does not count."""
+    try:
+        process = psutil.Process(int(identity["pid"]))
+        same = abs(process.create_time() - identity["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return None
+    return process if same else None
+
+
+def reap_orphans(home: Path) -> list[int]:
+    """End servers of this home whose command is gone (kill -9 where the kernel does not do it); returns their pids."""
+    ended = []
+    for note in home.glob("server-*.json"):
+        try:
+            content = json.loads(note.read_text())
+            owner, server = _living(content["owner"]), _living(content["server"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # half-written, or another command was faster
+            note.unlink(missing_ok=True)
+            continue
+        if owner is not None:
+            continue
+        if server is not None:
+            with suppress(psutil.NoSuchProcess):
+                server.kill()
+                server.wait(10)
+            ended.append(server.pid)
+        note.unlink(missing_ok=True)
+    return ended
+
+
+# --- inside the server's process
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends (Linux; a no-op elsewhere). Survives exec."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        sys.exit(1)
+
+
+def _serve(parent: int, port: int, ui: str) -> None:
+    """Become ``prefect server start``."""
+    _die_with(parent)
+    command = ["-m", "prefect", "server", "start", "--host", _LOOPBACK, "--port", str(port), ui]
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
