@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -50,6 +50,7 @@ class Manifest:
         return {"source": self.source, "sha256": self.sha256, "licence": self.licence, "facts": dict(self.facts)}
 
 
+@runtime_checkable
 class Data(Protocol):
     """Validated data. Everything else about it is between a task and itself."""
 
@@ -89,6 +90,7 @@ class Split:
         return {"protocol": self.protocol, "digest": self.digest, "sizes": sizes, "facts": dict(self.facts)}
 
 
+@runtime_checkable
 class Items(Protocol):
     """Examples of one part, gathered in batches: vectorised, and the same for the same indices and random state."""
 
@@ -137,6 +139,7 @@ class MetricFact:
     target: float | None = None
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Where predictions go, one named file at a time."""
 
@@ -145,6 +148,7 @@ class Sink(Protocol):
         ...
 
 
+@runtime_checkable
 class Task(Protocol):
     """One kind of problem. Built with its configuration; otherwise without state."""
 
