@@ -1,0 +1,217 @@
+"""Training runs as a process of its own, which the command line, a flow and a scheduler share.
+
+``train`` finds the finished run, waits for another process that is at it, resumes what was left unfinished, or starts.
+``python -m pipelines.train STAGING`` is the process. It writes in a staging directory beside the run's place; the
+finished directory is moved there whole.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+STAGING = ".staging-"
+ERRORS = "cambium_error"
+
+
+class TrainingError(RuntimeError):
+    """Training failed for no fault of the request; what was done so far is kept."""
+
+
+def _say(quiet: bool, text: str) -> None:
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run directory is there; it was moved there whole."""
+    return (folder / "metrics.json").is_file() and (folder / "model.safetensors").is_file()
+
+
+def train(config: Any, out: Path = Path("runs"), *, quiet: bool = False) -> Path:
+    """The finished run directory ``out/<domain>-<task>/<run id>`` of a :class:`pipelines.config.RunConfig`.
+
+    The same request finds its finished run; while another process trains it, this one waits. Raises BadInput and
+    BadRequest before anything is written where the request or the data are at fault, TrainingError where training
+    failed or was killed: then the same request resumes it.
+    """
+    from .config import build_preset
+    from .ingest import ingest
+    from .runs import run_key
+    from .store import Lock
+
+    _, data, _ = ingest(config)
+    build_preset(config)
+    run = run_key(config, data.manifest)
+    del data  # the trainer opens its own
+    out = Path(out)
+    final = out / config.task.replace("/", "-") / run
+
+    def waiting(owner: dict[str, Any]) -> None:
+        _say(quiet, f"run {run} is being trained by process {owner['pid']} on {owner['host']}; waiting for it")
+
+    if finished(final):
+        _say(quiet, f"run {run} is finished already: {final}")
+    else:
+        fresh = [folder for folder in (final.parent, out) if not folder.exists()]
+        try:
+            with Lock(final.parent / f".lock-{run}").held(waiting):
+                if finished(final):
+                    _say(quiet, f"run {run} was finished meanwhile: {final}")
+                else:
+                    _train(config, final, quiet)
+        except BaseException:
+            for folder in fresh:  # only what this request made, and only when nothing is in it
+                with suppress(OSError):
+                    folder.rmdir()
+            raise
+    if config.train.ablation:
+        add_ablation(config, final, out, quiet)
+    return final
+
+
+def _train(config: Any, final: Path, quiet: bool) -> None:
+    """Train in the staging directory, under the run's lock, and move it into place."""
+    from shared_backbones.errors import CambiumError
+
+    from .config import to_yaml
+    from .store import move_folder, write_text
+
+    staging = final.with_name(STAGING + final.name)
+    checkpoint = staging / "checkpoints" / "last.pt"
+    if checkpoint.is_file():
+        _say(quiet, f"resuming the unfinished run {final.name}")
+    try:
+        write_text(staging / "config.yaml", to_yaml(config))
+        _launch(config.train, staging, quiet)
+    except CambiumError:
+        if not checkpoint.is_file():  # nothing is left of a request that could not be met
+            shutil.rmtree(staging, ignore_errors=True)
+        raise
+    if final.exists():
+        shutil.rmtree(final)  # a run that somebody has taken files from: see ``finished``
+    move_folder(staging, final)
+
+
+def _launch(settings: Any, staging: Path, quiet: bool) -> None:
+    """Run the training process to its end. Its progress goes to our stderr, its verdict comes back on its stdout."""
+    command = [sys.executable, "-m", "pipelines.train", str(staging), *(["--quiet"] if quiet else [])]
+    environment = os.environ | {"MPLBACKEND": "Agg", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    threads = settings.threads or (max(1, (os.cpu_count() or 1) // settings.devices) if settings.devices > 1 else None)
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            verdict, _ = process.communicate()
+        except BaseException:  # Ctrl-C, or a flow that was cancelled
+            process.terminate()
+            _say(quiet, "stopped; the same command goes on from the last checkpoint")
+            raise
+    if process.returncode:
+        _raise(process.returncode, verdict, staging)
+
+
+def _raise(code: int, verdict: str, staging: Path) -> NoReturn:
+    from shared_backbones.errors import BadInput, BadRequest
+
+    for line in verdict.splitlines():
+        with suppress(ValueError):
+            kind, message = json.loads(line)[ERRORS]
+            raise {"BadInput": BadInput, "BadRequest": BadRequest}.get(kind, TrainingError)(message)
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    raise TrainingError(f"the training process {how}; the same command goes on from the last checkpoint ({staging})")
+
+
+def add_ablation(config: Any, final: Path, out: Path, quiet: bool) -> None:
+    """Put the score of the same preset with every mixer replaced by ``identity`` beside the run's own.
+
+    The ablation is a run of its own, found again like any other.
+    """
+    from .report import write_report
+    from .store import write_json
+
+    metrics = json.loads((final / "metrics.json").read_bytes())
+    if "ablation" in metrics or config.model.get("mixer") == "identity":
+        return
+    plain = config.train.model_copy(update={"ablation": False})
+    bare = config.model_copy(update={"train": plain, "model": {**config.model, "mixer": "identity"}})
+    _say(quiet, "the ablation: the same preset without mixing")
+    other = json.loads((train(bare, out, quiet=quiet) / "metrics.json").read_bytes())
+    metrics["ablation"] = {"mixer": "identity", **{key: other[key] for key in ("run", "metrics", "cost")}}
+    write_json(final / "metrics.json", metrics)
+    write_report(final)
+
+
+# ------------------------------------------------------------------------------------------ the training process
+
+
+def die_with_parent() -> None:
+    """Linux: be killed when the parent dies, so that nobody writes beside the process that takes over its lock."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        set_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None, use_errno=True).prctl(set_death_signal, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before we asked
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _devices(staging: Path) -> int:
+    from .config import from_yaml
+
+    return from_yaml((staging / "config.yaml").read_text()).train.devices
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the training process: exit 0 done, 1 failed, 2 bad request or input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    quiet = "--quiet" in arguments
+    staging = Path(arguments[0]).resolve()
+    die_with_parent()
+    if "TORCHELASTIC_RUN_ID" not in os.environ and (devices := _devices(staging)) > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
+        os.execv(sys.executable, [sys.executable, *torchrun, "-m", "pipelines.train", *arguments])
+    verdict = os.dup(1)
+    os.dup2(2, 1)  # whatever prints, stdout carries the verdict alone
+    try:
+        return _guarded(staging, quiet, verdict)
+    finally:
+        os.close(verdict)
+
+
+def _guarded(staging: Path, quiet: bool, verdict: int) -> int:
+    from shared_backbones.errors import BadInput, BadRequest
+
+    def tell(kind: str, error: BaseException) -> None:
+        os.write(verdict, (json.dumps({ERRORS: [kind, str(error)]}) + "\n").encode())
+
+    try:
+        from .trainer.child import run
+
+        run(staging, quiet)
+    except KeyboardInterrupt:
+        return 130
+    except (BadInput, BadRequest) as error:
+        tell("BadInput" if isinstance(error, BadInput) else "BadRequest", error)
+        return 2
+    except Exception as error:
+        import traceback
+
+        with suppress(OSError), (staging / "log.txt").open("a") as log:
+            traceback.print_exc(file=log)
+        traceback.print_exc()
+        tell("TrainingError", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The training loop: exact to resume, the same on one device or many."""

@@ -1,0 +1,173 @@
+"""What the training process does, from a request in a staging directory to all that a finished run holds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from domains.task import Audit, Evidence, Split
+from shared_backbones import runtime
+
+from ..config import RunConfig, TrainConfig, build_preset, from_yaml, to_yaml
+from ..evaluate import evidences, score
+from ..ingest import ingest
+from ..runs import Trained, save_model
+from ..store import atomic_path, finite, write_json, write_text
+from ..train import STAGING
+from . import loop, plan
+from .checkpoint import Position
+from .display import shown
+
+log = logging.getLogger("cambium.train")
+REQUEST = "config.yaml"
+
+
+class LeakError(RuntimeError):
+    """A statistic saw the test part: the score would not be honest, so there is none."""
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False)
+
+
+def fit_statistics(task: Any, data: Any, split: Split, audit: bool = True) -> dict[str, Any]:
+    """``task.fit``, held to its promise by fitting again on data whose test part is absurd. Raises LeakError."""
+    fitted = _canonical(task.fit(data, split))
+    if audit and _canonical(task.fit(task.poison(data, split), split)) != fitted:
+        raise LeakError(f"{task.name}: fit() gives other statistics when the test part is replaced; it must not see it")
+    return json.loads(fitted)  # as it will be read back: lists for tuples, strings for keys
+
+
+def initialise(task: Any, model: nn.Module, data: Any, split: Split) -> None:
+    """``task.initialise``, held to the same promise."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    task.initialise(model, task.poison(data, split), split)
+    poisoned = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(before)
+    task.initialise(model, data, split)
+    for name, value in model.state_dict().items():
+        if not torch.equal(value.nan_to_num(), poisoned[name].nan_to_num()):
+            raise LeakError(f"{task.name}: initialise() sets {name} from the test part")
+
+
+POISON = Audit(
+    "statistics_without_test",
+    "identical",
+    True,
+    "Preprocessing statistics and initial weights are the same, bit for bit, when the test part is absurd values.",
+)
+
+
+def _fabric(train: TrainConfig) -> Fabric:
+    """One device or many. Products are cast by the objective, not by Fabric, which would round targets too."""
+    accelerator = train.accelerator
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    # parameters that no loss reaches (a calibration, a mixer replaced by nothing) are no error
+    strategy = "ddp_find_unused_parameters_true" if train.devices > 1 else "auto"
+    return Fabric(accelerator=accelerator, devices=train.devices, strategy=strategy, precision="32-true")
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "figure"
+
+
+def save_figures(folder: Path, figures: Mapping[str, Any]) -> None:
+    """Titles and pictures as PNG; ``figures.json`` keeps the titles in order."""
+    index = []
+    for number, (title, figure) in enumerate(figures.items(), 1):
+        name = f"{number:02d}-{_slug(title)}.png"
+        with atomic_path(folder / name) as aside:
+            figure.savefig(aside, dpi=120, bbox_inches="tight", format="png")
+        index.append({"title": title, "file": name})
+    write_json(folder / "figures.json", index)
+
+
+def _training(position: Position, train: TrainConfig) -> dict[str, Any]:
+    last = position.history[-1]
+    return {
+        "epochs": last["epoch"],
+        "steps": last["step"],
+        "best_epoch": position.best_epoch,
+        "best_val_loss": position.best_loss,
+        "stopped_early": last["epoch"] < train.epochs,
+    }
+
+
+def finish(staging: Path, trained: Trained, data: Any, split: Split, position: Position, settings: Any) -> None:
+    """Calibrate, score, picture and write everything but the checkpoint; may be done again from the start."""
+    config, task, model = trained.config, trained.task, trained.model.eval()
+    plan.seed_all(config.seed, 4)
+    task.calibrate(model, data, split, trained.fitted)
+    scored: Mapping[str, Evidence] = evidences(trained, data, split, seed=config.seed)
+    log.info("scored %d rows of the test part", len(scored["model"].unit))
+    audits = [*task.audit(data, split), POISON]
+    metrics = score(trained, data, split, scored=scored, audits=audits)
+    metrics["cost"]["train_seconds"] = position.seconds
+    metrics["training"] = finite(_training(position, config.train))
+    metrics["runtime"] = settings
+    facts = {"data_sha256": data.manifest.sha256, "split": split.digest, "train_seconds": position.seconds}
+    save_model(staging, config, trained.preset, trained.fitted, model, run=trained.meta["run"], **facts)
+    write_json(staging / "data.json", finite({**data.manifest.to_json(), "split": split.to_json()}))
+    write_json(staging / "history.json", finite(position.history))
+    plan.seed_all(config.seed, 5)
+    save_figures(staging / "figures", task.figures(model, data, split, trained.fitted, scored))
+    write_json(staging / "metrics.json", metrics)
+    from ..report import write_report
+
+    write_report(staging)
+
+
+def run(staging: Path, quiet: bool) -> None:
+    """Train what the staging directory asks for, from where it stands, and leave the finished run in it."""
+    config = from_yaml((staging / REQUEST).read_text(), str(staging / REQUEST))
+    settings = runtime.configure(config.train.threads, config.train.precision)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    fabric = _fabric(config.train)
+    fabric.launch()
+    settings |= {"accelerator": fabric.device.type, "devices": fabric.world_size, "seed": config.seed}
+    for leftover in staging.rglob(".writing-*") if fabric.is_global_zero else ():
+        leftover.unlink(missing_ok=True)  # of a process that was killed while writing
+    log_file = staging / "log.txt" if fabric.is_global_zero else None
+    with shown(log_file, config.train.epochs, quiet) as tick:
+        _run(staging, config, fabric, settings, tick)
+
+
+def _run(staging: Path, config: RunConfig, fabric: Fabric, settings: dict[str, Any], tick: loop.Tick) -> None:
+    last = staging / "checkpoints" / "last.pt"
+    resuming = last.is_file()
+    task, data, split = ingest(config)
+    log.info("%s on %s: %s", task.name, data.manifest.source, split.protocol)
+    fitted = fit_statistics(task, data, split, audit=not resuming)
+    preset = build_preset(config)
+    plan.seed_all(config.seed)
+    model = task.build(fitted, preset)
+    if not resuming:
+        initialise(task, model, data, split)
+    job = loop.Job(
+        task=task,
+        train_items=task.items(data, split, fitted, "train"),
+        val_items=task.items(data, split, fitted, "val"),
+        train=config.train,
+        seed=config.seed,
+        path=last,
+        fabric=fabric,
+        tick=tick,
+    )
+    position = loop.fit(job, model)
+    if fabric.world_size > 1:
+        torch.distributed.destroy_process_group()  # the first device scores alone; the others are done
+    if fabric.global_rank == 0:
+        name = staging.name.removeprefix(STAGING)
+        trained = Trained(staging, config, task, preset, fitted, model, {"run": name})
+        write_text(staging / REQUEST, to_yaml(config))
+        finish(staging, trained, data, split, position, settings)
