@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from domains.public import sha256_of
 from shared_backbones.errors import BadInput
 
-Kind = Literal["data", "model", "metrics", "report", "predictions", "run"]
+Kind = Literal["data", "model", "metrics", "report", "predictions", "run", "request"]
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 

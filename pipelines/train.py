@@ -27,6 +27,10 @@ class TrainingError(RuntimeError):
     """Training failed for no fault of the request; what was done so far is kept."""
 
 
+class TrainerKilledError(TrainingError):
+    """The training process was ended from outside (a signal, out of memory): trying again may help."""
+
+
 def _say(quiet: bool, text: str) -> None:
     if not quiet:
         print(text, file=sys.stderr, flush=True)
@@ -128,7 +132,8 @@ def _raise(code: int, verdict: str, staging: Path) -> NoReturn:
             kind, message = json.loads(line)[ERRORS]
             raise {"BadInput": BadInput, "BadRequest": BadRequest}.get(kind, TrainingError)(message)
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    raise TrainingError(f"the training process {how}; the same command goes on from the last checkpoint ({staging})")
+    error = TrainerKilledError if code < 0 else TrainingError
+    raise error(f"the training process {how}; the same command goes on from the last checkpoint ({staging})")
 
 
 def add_ablation(config: Any, final: Path, out: Path, quiet: bool) -> None:
