@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .layout import Layout
+
 
 def to_blocks(
     x: Float[Tensor, "B *axes C"] | Bool[Tensor, "B *axes C"], sizes: Sequence[int], front: Sequence[int] | None = None
@@ -45,3 +47,21 @@ def from_blocks(
     for axis, (n, ahead) in enumerate(zip(axes, front, strict=True)):
         x = x.narrow(1 + axis, ahead, n)
     return x
+
+
+def pooled(x: Float[Tensor, "B N C"], layout: Layout, sizes: Sequence[int]) -> tuple[Float[Tensor, "B G C"], Layout]:
+    """Mean of the real tokens of each block of ``sizes`` places, and the lattice of the blocks.
+
+    A block is real when any of its tokens is; its position is the mean of theirs; edges do not carry over.
+    """
+    real = x.new_ones(x.shape[:2]) if layout.mask is None else layout.mask.to(x.dtype)
+    counts = to_blocks(layout.fold(real[..., None]), sizes).sum(2)
+
+    def mean(values: Tensor) -> Tensor:
+        return to_blocks(layout.fold(layout.clean(values)), sizes).sum(2) / counts.to(values.dtype).clamp_min(1)
+
+    return mean(x), Layout(
+        axes=tuple(-(-n // size) for n, size in zip(layout.axes, sizes, strict=True)),
+        mask=None if layout.mask is None else counts[..., 0] > 0,
+        positions=None if layout.positions is None else mean(layout.positions),
+    )

@@ -60,9 +60,9 @@ class Layout:
             return x.new_full((x.shape[0], 1, 1), float(x.shape[1]))
         return self.mask.sum(1).clamp_min(1).to(x.dtype)[:, None, None]
 
-    def over(self, axis: int) -> AxisView:
-        """The lattice as many sequences along one axis; see :class:`AxisView`."""
-        return AxisView(self, axis)
+    def over(self, *axes: int) -> AxisView:
+        """The lattice as many smaller ones along some of its axes (one: sequences); see :class:`AxisView`."""
+        return AxisView(self, axes)
 
     def to(self, device: torch.device | str) -> Layout:
         """The same layout with its tensors on another device."""
@@ -81,34 +81,51 @@ class Layout:
 
 @dataclass(frozen=True)
 class AxisView:
-    """A lattice seen as independent sequences along ``axis``: split, mix each, merge."""
+    """A lattice seen as independent smaller lattices along ``axes``, one per place of the rest: split, mix, merge."""
 
     parent: Layout
-    axis: int
+    axes: tuple[int, ...]
+
+    @property
+    def rest(self) -> tuple[int, ...]:
+        """The axes of the parent that the rows stand along, in order."""
+        return tuple(i for i in range(self.parent.rank) if i not in self.axes)
+
+    @property
+    def size(self) -> int:
+        """Tokens of one row."""
+        return math.prod(self.parent.axes[i] for i in self.axes)
 
     def _rows(self, x: Tensor) -> Tensor:
-        """(B, N, ...) -> (B * N/n, n, ...) with the chosen axis second."""
-        axes = self.parent.axes
-        lattice = x.reshape(x.shape[0], *axes, *x.shape[2:]).movedim(1 + self.axis, len(axes))
-        return lattice.reshape(-1, axes[self.axis], *x.shape[2:])
+        """(B, N, ...) -> (B * N/n, n, ...) with the places along the chosen axes second."""
+        lattice = x.reshape(x.shape[0], *self.parent.axes, *x.shape[2:])
+        lattice = lattice.permute(
+            0, *(1 + i for i in self.rest + self.axes), *range(1 + self.parent.rank, lattice.ndim)
+        )
+        return lattice.reshape(-1, self.size, *x.shape[2:])
 
     def split(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "R n C"]:
-        """(B, N, C) -> (R, n, C): one row per line of the lattice along the axis, R = B N / n."""
+        """(B, N, C) -> (R, n, C): one row per place of the other axes, R = B N / n."""
         return self._rows(x)
 
     def merge(self, rows: Float[Tensor, "R n C"]) -> Float[Tensor, "B N C"]:
         """The inverse of :meth:`split`."""
-        axes = self.parent.axes
-        rest = [n for i, n in enumerate(axes) if i != self.axis]
-        lattice = rows.reshape(-1, *rest, axes[self.axis], rows.shape[-1]).movedim(len(axes), 1 + self.axis)
+        order = self.rest + self.axes
+        lattice = rows.reshape(-1, *(self.parent.axes[i] for i in order), rows.shape[-1])
+        lattice = lattice.permute(0, *(1 + order.index(i) for i in range(len(order))), 1 + len(order))
         return lattice.reshape(lattice.shape[0], -1, rows.shape[-1])
 
     @property
     def layout(self) -> Layout:
-        """The layout of the rows, with their share of the mask and of the positions (edges do not carry over)."""
+        """The layout of the rows, with their share of the mask and of the positions (edges do not carry over).
+
+        Where the parent has one coordinate per axis, those of the chosen axes come first.
+        """
         mask, positions = self.parent.mask, self.parent.positions
+        if positions is not None and positions.shape[-1] == self.parent.rank:
+            positions = positions[..., list(self.axes + self.rest)]
         return Layout(
-            axes=(self.parent.axes[self.axis],),
+            axes=tuple(self.parent.axes[i] for i in self.axes),
             ordered=self.parent.ordered,
             mask=None if mask is None else self._rows(mask),
             positions=None if positions is None else self._rows(positions),

@@ -9,6 +9,7 @@ from ..errors import BadRequest, unknown
 from ..options import check_options, options_of
 from .attention import Attention, DecayAttention
 from .base import Mixer, StateMixer
+from .combine import Coarse, Over, Parallel, Serial, Split
 from .gating import Depthwise, Pooling
 from .grouping import Window
 from .identity import Identity
@@ -26,6 +27,11 @@ MIXERS: dict[str, type[Mixer]] = {
     "pooling": Pooling,
     "depthwise": Depthwise,
     "fourier": Fourier,
+    "over": Over,
+    "serial": Serial,
+    "parallel": Parallel,
+    "split": Split,
+    "coarse": Coarse,
 }
 
 
@@ -81,7 +87,7 @@ def build_mixer(
 
     ``rank``, ``ordered``, ``causal_axes`` and ``provides`` state what it will be asked for (None: not known yet);
     the rest are the mixer's own options, whose defaults always build. A class whose parameters depend on the rank
-    takes it as an option ``rank`` and is told it here.
+    takes it as an option ``rank`` and is told it here; one made of other mixers takes ``ordered`` and ``provides`` too.
 
     Raises BadRequest for an unknown name or option, or for a request that the mixer cannot meet: then it names
     the mixers that can.
@@ -97,8 +103,8 @@ def build_mixer(
     check_options(what, cls, options)
     if causal_axes:
         options["causal_axes"] = tuple(sorted(causal_axes))
-    if rank is not None and "rank" in options_of(cls):
-        options["rank"] = rank
+    known = {"rank": rank, "ordered": ordered, "provides": provides}
+    options |= {k: v for k, v in known.items() if v is not None and k in options_of(cls)}
     return cls(dim, **options)
 
 
