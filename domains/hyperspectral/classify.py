@@ -1,0 +1,205 @@
+"""`hyperspectral/classify`: a class for every pixel of a georeferenced scene."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+from shared_backbones.errors import BadInput
+
+from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
+from .bands import Bands, in_ranges
+from .baselines import classical
+from .config import ClassifyOptions
+from .model import SceneClassifier
+from .samples import Tiles
+from .scoring import METRIC_FACTS, Tally, scores, softmax
+from .source import SceneData, load, spectra
+from .splits import audit_split, make_split, unit_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from shared_backbones.presets import Preset
+
+CALIBRATION_PIXELS = 200_000
+
+
+class Classify:
+    """Classification of hyperspectral scenes, per pixel or with its neighbourhood."""
+
+    name: ClassVar[str] = "hyperspectral/classify"
+    summary: ClassVar[str] = "Classes of a hyperspectral scene, from labelled pixels to a georeferenced map"
+    Config: ClassVar[type[TaskConfig]] = ClassifyOptions
+    train_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 60, "batch_size": 4, "lr": 3e-3, "weight_decay": 0.01}
+    default_preset: ClassVar[str] = "scene_mixer"
+    metric_facts: ClassVar[Mapping[str, MetricFact]] = METRIC_FACTS
+
+    def __init__(self, config: ClassifyOptions) -> None:
+        self.config = config
+
+    def open(self, source: str) -> SceneData:
+        return load(source, self.config)
+
+    def split(self, data: SceneData) -> Split:
+        return make_split(data, self.config.split, self.config.patch_radius)
+
+    def audit(self, data: SceneData, split: Split) -> list[Audit]:
+        return audit_split(data, split, self.config.patch_radius)
+
+    def poison(self, data: SceneData, split: Split) -> SceneData:
+        return data.poisoned(split.parts["test"])
+
+    def fit(self, data: SceneData, split: Split) -> Fitted:
+        """Used bands, their means and deviations over training pixels, and the schema of the scene."""
+        at = split.parts["train"]
+        values, seen = spectra(data, at)
+        chosen = in_ranges(data.scene.bands, self.config.ranges_nm)
+        if self.config.drop_bad:
+            chosen &= np.array(data.scene.bands.good)
+        mean, std = _moments(values, seen)
+        alive = chosen & np.isfinite(mean) & (std > 0)
+        if not alive.any():
+            raise BadInput(
+                f"{data.scene.where}: none of its {len(alive)} bands can be used: {int((~chosen).sum())} are left out "
+                "(bad, or out of ranges_nm), the rest hold no data or one value only at the training pixels"
+            )
+        used = [int(b) for b in np.flatnonzero(alive)]
+        label = data.index.ravel()[at]
+        counts = np.bincount(label, minlength=len(data.class_ids))
+        weight = counts.sum() / (len(counts) * np.maximum(counts, 1)) if self.config.balanced else np.ones(len(counts))
+        bands = data.scene.bands
+        return {
+            "bands": bands.to_json(),
+            "used": used,
+            "nm": [float(bands.wavelength_nm[b]) for b in used] if bands.wavelength_nm else [],
+            "dead_bands": [int(b) for b in np.flatnonzero(chosen & ~alive)],
+            "mean": [float(m) for m in mean[used]],
+            "std": [float(s) for s in std[used]],
+            "class_ids": list(data.class_ids),
+            "class_names": list(data.class_names),
+            "class_pixels": [int(c) for c in counts],
+            "class_weight": [float(w) for w in weight],
+        }
+
+    def build(self, fitted: Fitted, preset: Preset) -> SceneClassifier:
+        return SceneClassifier(
+            fitted["nm"], fitted["mean"], fitted["std"], fitted["class_weight"], preset, self.config.patch_radius
+        )
+
+    def initialise(self, model: nn.Module, data: SceneData, split: Split) -> None:
+        """Nothing yet."""
+
+    def items(self, data: SceneData, split: Split, fitted: Fitted, part: Part) -> Tiles:
+        augment = self.config.augment and part == "train"
+        return self._tiles(data, split, fitted, part, augment)
+
+    def _tiles(self, data: SceneData, split: Split, fitted: Fitted, part: Part, augment: bool = False) -> Tiles:
+        c = self.config
+        return Tiles(data, split.parts[part], fitted["used"], c.tile, c.patch_radius, augment=augment)
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Cross-entropy over the part's pixels, weighted by class where ``balanced``."""
+        assert isinstance(model, SceneClassifier)
+        logits = model(batch["cube"], batch["seen"])
+        wanted = (batch["target"] >= 0) & batch["seen"].any(1)
+        target = batch["target"][wanted]
+        each = F.cross_entropy(logits.movedim(1, -1)[wanted], target, reduction="none")
+        weight = model.class_weight[target]
+        total = weight.sum()
+        return (each * weight).sum() / total.clamp_min(1e-12), total
+
+    def calibrate(self, model: nn.Module, data: SceneData, split: Split, fitted: Fitted) -> None:
+        """Fit the temperature on the validation part."""
+        assert isinstance(model, SceneClassifier)
+        model.temperature.fill_(1.0)
+        found = [(z, y) for _, y, z in self._scored(model, data, split, fitted, "val")]
+        logits, truth = torch.cat([z for z, _ in found]), torch.cat([y for _, y in found])
+        step = max(1, len(truth) // CALIBRATION_PIXELS)
+        model.temperature.fill_(fitted_temperature(logits[::step], truth[::step]))
+
+    @torch.no_grad()
+    def _scored(self, model: SceneClassifier, data: SceneData, split: Split, fitted: Fitted, part: Part) -> Any:
+        """(flat indices, class positions, logits) of a part's pixels, tile by tile."""
+        model.eval()
+        device = model.temperature.device
+        for batch, at in self._tiles(data, split, fitted, part).one_by_one():
+            wanted = batch["target"][0] >= 0
+            logits = model(batch["cube"].to(device), batch["seen"].to(device))[0].movedim(0, -1).cpu()
+            yield at, batch["target"][0][wanted], logits[wanted]
+
+    def evidence(self, model: nn.Module, data: SceneData, split: Split, fitted: Fitted, part: Part) -> Evidence:
+        assert isinstance(model, SceneClassifier)
+        tally = Tally(data.class_ids)
+        temperature = float(model.temperature)
+        for at, truth, logits in self._scored(model, data, split, fitted, part):
+            z = logits.numpy()
+            after, before = softmax(z), softmax(z * temperature)
+            tally.add(unit_of(data, split, at), truth.numpy(), z.argmax(1), after.max(1), before.max(1))
+        return tally.evidence()
+
+    def baselines(self, data: SceneData, split: Split, fitted: Fitted) -> Mapping[str, Evidence]:
+        return classical(data, split, fitted["used"])
+
+    def metrics(self, evidence: Evidence) -> dict[str, float]:
+        return scores(evidence)
+
+    def figures(
+        self, model: nn.Module, data: SceneData, split: Split, fitted: Fitted, scored: Mapping[str, Evidence]
+    ) -> Mapping[str, Figure]:
+        from .figures import draw
+
+        assert isinstance(model, SceneClassifier)
+        return draw(self, model, data, split, fitted, scored)
+
+    def predict(self, model: nn.Module, fitted: Fitted, source: str, sink: Sink) -> dict[str, Any]:
+        from .mapping import map_scene
+
+        assert isinstance(model, SceneClassifier)
+        return map_scene(model, fitted, source, sink, self.config)
+
+
+def _moments(values: Float32[np.ndarray, "n b"], seen: Any) -> tuple[Any, Any]:
+    """Mean and deviation of each band over the pixels where it was measured; NaN where it never was."""
+    count = seen.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x = np.where(seen, values.astype(np.float64), 0.0)
+        mean = x.sum(0) / count
+        var = (np.where(seen, (values - mean) ** 2, 0.0)).sum(0) / count
+    return mean, np.sqrt(var)
+
+
+def fitted_temperature(logits: Float[Tensor, "n K"], truth: Any) -> float:
+    """The temperature in 0.05 to 20 with the least negative log likelihood: golden section on its logarithm.
+
+    Targets are smoothed as if one more pixel of every class had been seen ("Probabilistic Outputs for Support Vector
+    Machines", Platt 1999): without an error on validation the likelihood alone would ask for boundless confidence.
+    """
+    z = logits.double()
+    smoothing = z.shape[1] / (len(z) + z.shape[1])
+
+    def cost(log_t: float) -> float:
+        return float(F.cross_entropy(z / np.exp(log_t), truth, label_smoothing=smoothing))
+
+    low, high, ratio = np.log(0.05), np.log(20.0), (np.sqrt(5) - 1) / 2
+    a, b = high - ratio * (high - low), low + ratio * (high - low)
+    at_a, at_b = cost(a), cost(b)
+    for _ in range(40):
+        if at_a <= at_b:
+            high, b, at_b = b, a, at_a
+            a = high - ratio * (high - low)
+            at_a = cost(a)
+        else:
+            low, a, at_a = a, b, at_b
+            b = low + ratio * (high - low)
+            at_b = cost(b)
+    return float(np.exp((low + high) / 2))
+
+
+__all__ = ["Bands", "Classify", "ClassifyOptions"]

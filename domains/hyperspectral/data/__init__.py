@@ -1,0 +1,116 @@
+"""Readers and writers of the field's formats: scenes by windows, labels, georeferenced outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shared_backbones.errors import BadInput
+
+from ..bands import Bands
+from .arrays import described, open_mat, open_npy, sidecar
+from .labels import Labels, read_labels
+from .raster import RasterScene, envi_data, gdal
+from .scene import ArrayScene, CorruptBlock, Cube, Scene, Seen
+from .writer import RasterWriter, copy_cube, cube_writer
+
+
+@dataclass(frozen=True)
+class Described:
+    """A scene whose bands are described better than in its own file."""
+
+    inner: Scene
+    bands: Bands
+
+    @property
+    def where(self) -> str:
+        return self.inner.where
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.inner.shape
+
+    @property
+    def crs(self) -> str | None:
+        return self.inner.crs
+
+    @property
+    def transform(self) -> tuple[float, ...] | None:
+        return self.inner.transform
+
+    @property
+    def nodata(self) -> float | None:
+        return self.inner.nodata
+
+    @property
+    def block(self) -> tuple[int, int]:
+        return self.inner.block
+
+    def read(self, rows: slice, cols: slice) -> tuple[Cube, Seen]:
+        values, seen = self.inner.read(rows, cols)
+        own = self.inner.bands
+        if (own.scale, own.offset) == (self.bands.scale, self.bands.offset):
+            return values, seen
+        scale = np.array(self.bands.scale, dtype=np.float32)[:, None, None]
+        return (values * scale + np.array(self.bands.offset, dtype=np.float32)[:, None, None]) * seen, seen
+
+
+def open_scene(
+    path: str | Path, *, variable: str | None = None, wavelengths: Sequence[float] | str | None = None
+) -> Scene:
+    """A scene from a GeoTIFF or other raster that GDAL reads, ENVI (header or data file), .mat or .npy.
+
+    Bands are described by the file, else by a side-car ``<name>.json``, else by ``wavelengths``: nm, one per band, or
+    "400-2500" for evenly spaced ones. Raises BadInput for a missing, damaged or unsuitable file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise BadInput(f"{path}: a folder, where the file of a scene is expected")
+    if not path.is_file():
+        near = [p.name for p in path.parent.glob(f"{path.stem}.*")][:3] if path.parent.is_dir() else []
+        raise BadInput(f"{path}: no such file" + (f"; beside it: {', '.join(near)}" if near else ""))
+    suffix = path.suffix.lower()
+    scene: Scene
+    if suffix == ".npy":
+        scene = open_npy(path)
+    elif suffix == ".mat":
+        scene = open_mat(path, variable)
+    else:
+        scene = RasterScene(envi_data(path) if suffix == ".hdr" else path)
+    bands = described(scene.where, scene.bands, sidecar(path))
+    if bands.wavelength_nm is None and wavelengths is not None:
+        bands = bands.placed(spread(wavelengths, len(bands)))
+    return scene if bands == scene.bands else Described(scene, bands)
+
+
+def spread(wavelengths: Sequence[float] | str, count: int) -> list[float]:
+    """Wavelengths (nm) for ``count`` bands, as a user states them: one each, or "first-last" evenly spaced."""
+    if isinstance(wavelengths, str):
+        first, dash, last = wavelengths.partition("-")
+        try:
+            return [float(v) for v in np.linspace(float(first), float(last), count)]
+        except ValueError as e:
+            raise BadInput(f"wavelengths: expected 'FIRST-LAST' in nm such as '400-2500', got {wavelengths!r}") from e
+    if len(wavelengths) != count:
+        raise BadInput(f"wavelengths: {len(wavelengths)} values for {count} bands")
+    return [float(w) for w in wavelengths]
+
+
+__all__ = [
+    "ArrayScene",
+    "CorruptBlock",
+    "Described",
+    "Labels",
+    "RasterScene",
+    "RasterWriter",
+    "Scene",
+    "copy_cube",
+    "cube_writer",
+    "gdal",
+    "open_scene",
+    "read_labels",
+    "spread",
+]

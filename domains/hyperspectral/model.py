@@ -1,0 +1,216 @@
+"""The classifier of spectra on a lattice, run fully convolutionally over windows of any size.
+
+Shapes: B windows, b bands, J wavelengths (tokens), M moments, d width, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from shared_backbones.backbone import Backbone, BackboneSpec, LayerSpec, StageSpec, Tokens
+from shared_backbones.errors import BadRequest, unknown
+from shared_backbones.layout import Layout
+from shared_backbones.presets import Preset
+from shared_backbones.stems import SpectrumStem
+
+from .reach import measured_reach
+
+STEMS = ("pixels", "spectrum")
+MODEL_OPTIONS = {"spatial", "skip", "dropout"}
+PIXELS_AT_ONCE = 4096  # spectra that a spectral backbone takes in one piece when no gradient is kept
+
+
+class Moments(nn.Module):
+    """Standardised spectra read at fixed wavelengths: (n, b) -> (n, J, M) with a weight for every band that is there.
+
+    The linear map is the spectrum stem's; a band that is missing at a pixel only lowers the weights there.
+    """
+
+    mean: Tensor
+    std: Tensor
+    nm: Tensor
+    to_moments: Tensor
+
+    def __init__(self, stem: SpectrumStem, nm: Sequence[float], mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("nm", torch.tensor(nm, dtype=torch.float32))
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+        response, real = stem.response(self.nm, torch.ones(len(nm), dtype=torch.bool))
+        if not bool(real.any()):
+            raise BadRequest(
+                f"no band lies near the wavelengths of the stem ({stem.centres.min():g} to {stem.centres.max():g} nm)"
+            )
+        self.register_buffer("to_moments", response, persistent=False)
+
+    def forward(self, x: Float[Tensor, "n b"], seen: Bool[Tensor, "n b"]) -> tuple[Tensor, Tensor]:
+        """Moments (n, J, M), and True for the tokens (n, J) that any band speaks for."""
+        j, m, b = self.to_moments.shape
+        z = ((x - self.mean) / self.std).masked_fill(~seen, 0.0)
+        moments = (z @ self.to_moments.reshape(j * m, b).T).reshape(-1, j, m)
+        share = self.to_moments[:, 0]  # the weights of the bands: their cosine of order 0 is 1
+        if bool(seen.all()):
+            return moments, (share.sum(-1) > 0.5).expand(len(x), j)
+        total = seen.to(x.dtype) @ share.T
+        return moments / total.clamp_min(1e-6)[..., None], total > 1e-6
+
+
+class PixelStem(nn.Module):
+    """A pixel's moments become one token: what a backbone on the (rows, columns) lattice reads."""
+
+    def __init__(self, tokens: int, moments: int, dim: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(tokens * moments, dim)
+
+    def forward(self, moments: Float[Tensor, "n J M"], real: Bool[Tensor, "n J"]) -> Float[Tensor, "n d"]:
+        return self.embed(moments.masked_fill(~real[..., None], 0.0).flatten(1))
+
+
+class SpectralBackbone(nn.Module):
+    """A pixel's moments become tokens along the spectrum, mixed by a backbone and averaged."""
+
+    def __init__(self, stem: SpectrumStem, backbone: Backbone) -> None:
+        super().__init__()
+        self.stem, self.backbone = stem, backbone
+
+    def forward(self, moments: Float[Tensor, "n J M"], real: Bool[Tensor, "n J"]) -> Float[Tensor, "n d"]:
+        at_once = len(moments) if torch.is_grad_enabled() else PIXELS_AT_ONCE
+        pieces = [self._piece(m, r) for m, r in zip(moments.split(at_once), real.split(at_once), strict=True)]
+        return torch.cat(pieces) if pieces else moments.new_zeros(0, self.backbone.dim)
+
+    def _piece(self, moments: Tensor, real: Tensor) -> Tensor:
+        n, j, _ = moments.shape
+        place = self.stem.centres[None, :, None].expand(n, -1, 1)
+        mask = None if bool(real.all()) else real
+        x = self.stem.embed(moments) + self.stem.place
+        y, layout = self.backbone(x, Layout((j,), mask=mask, positions=place))
+        y = layout.clean(y)
+        return y.sum(1) / layout.counts(y)[:, 0]
+
+
+def _rows(options: Sequence[Mapping[str, Any]]) -> tuple[LayerSpec, ...]:
+    layers: list[LayerSpec] = []
+    for row in options:
+        rest = dict(row)
+        if "mixer" not in rest:
+            raise BadRequest(f"model.spatial: every layer names its mixer, got {dict(row)}")
+        times, mixer = int(rest.pop("times", 1)), rest.pop("mixer")
+        channel, channel_options = rest.pop("channel", "mlp"), rest.pop("channel_options", None) or {}
+        layers += [LayerSpec(mixer, rest, channel, channel_options)] * times
+    return tuple(layers)
+
+
+class SceneClassifier(nn.Module):
+    """Windows of a scene -> logits of every pixel.
+
+    standardise -> moments at fixed wavelengths -> token(s) of each pixel -> local mixing on (rows, columns) -> linear.
+    A second, linear path from the moments to the logits keeps the model from falling below a linear classifier.
+    ``temperature`` divides the logits; it is 1 until it is fitted.
+    """
+
+    temperature: Tensor
+    class_weight: Tensor
+
+    def __init__(
+        self,
+        nm: Sequence[float],
+        mean: Sequence[float],
+        std: Sequence[float],
+        class_weight: Sequence[float],
+        preset: Preset,
+        patch_radius: int,
+    ) -> None:
+        super().__init__()
+        if preset.stem not in STEMS:
+            raise unknown(f"stem of preset {preset.name!r} for hyperspectral/classify", preset.stem, STEMS)
+        for option in preset.model:
+            if option not in MODEL_OPTIONS:
+                raise unknown("option of the model", option, MODEL_OPTIONS)
+        spec, classes = preset.backbone, len(class_weight)
+        stem = SpectrumStem(spec.stages[0].dim, **preset.stem_options)
+        tokens = (len(stem.centres), stem.basis)
+        self._stem_options = {"dim": 1, **preset.stem_options}
+        self.moments = Moments(stem, nm, mean, std)
+        spatial = _rows(preset.model.get("spatial", ()))
+        if preset.stem == "pixels":
+            if spatial:
+                raise BadRequest("model.spatial is for presets with the stem 'spectrum'; here the stages are spatial")
+            self.spectral: nn.Module = PixelStem(*tokens, spec.stages[0].dim)
+            self.spatial: Backbone | None = _on_lattice(spec)
+        else:
+            backbone = Backbone(spec, SpectrumStem.tokens)
+            self.spectral = SpectralBackbone(stem, backbone)
+            shape = StageSpec(backbone.dim, spatial, spec.stages[-1].placement, spec.stages[-1].norm)
+            self.spatial = _on_lattice(BackboneSpec((shape,), spec.layer_scale)) if spatial else None
+        width = spec.stages[-1].dim
+        self.dropout = nn.Dropout(float(preset.model.get("dropout", 0.0)))
+        self.head = nn.Linear(width, classes)
+        self.skip = nn.Linear(tokens[0] * tokens[1], classes) if preset.model.get("skip", True) else None
+        self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("class_weight", torch.tensor(class_weight, dtype=torch.float32))
+        self.reach = 0 if self.spatial is None else _reach(self.spatial, patch_radius)
+
+    @property
+    def bands(self) -> int:
+        return len(self.moments.nm)
+
+    def forward(
+        self, cube: Float[Tensor, "B b rows cols"], seen: Bool[Tensor, "B b rows cols"]
+    ) -> Float[Tensor, "B K rows cols"]:
+        """Calibrated logits. What stands where ``seen`` is False has no effect; a pixel without any band gives 0s."""
+        b, _, rows, cols = cube.shape
+        valid = seen.any(1).flatten()  # (B rows cols)
+        x = cube.movedim(1, -1).flatten(0, 2)[valid]
+        moments, real = self.moments(x, seen.movedim(1, -1).flatten(0, 2)[valid])
+        features = self.spectral(moments, real)
+        if self.spatial is not None:
+            lattice = features.new_zeros(len(valid), features.shape[1])
+            lattice[valid] = features
+            mask = None if bool(valid.all()) else valid.reshape(b, -1)
+            mixed, _ = self.spatial(lattice.reshape(b, rows * cols, -1), Layout((rows, cols), mask=mask))
+            features = mixed.flatten(0, 1)[valid]
+        logits = self.head(self.dropout(features))
+        if self.skip is not None:
+            logits = logits + self.skip(moments.flatten(1))
+        out = logits.new_zeros(len(valid), logits.shape[1])
+        out[valid] = logits / self.temperature
+        return out.reshape(b, rows, cols, -1).movedim(-1, 1)
+
+    def on_bands(self, nm: Sequence[float]) -> SceneClassifier:
+        """The same model for scenes on other wavelengths (nm): statistics interpolated, the stem's map made anew."""
+        other = copy.deepcopy(self)
+        own = self.moments
+        at = own.nm.cpu().double().numpy()
+        order = np.argsort(at)
+
+        def at_nm(values: Tensor) -> list[float]:
+            found = np.interp(nm, at[order], values.cpu().double().numpy()[order])
+            return [float(v) for v in found]
+
+        stem = SpectrumStem(**self._stem_options)
+        other.moments = Moments(stem, nm, at_nm(own.mean), at_nm(own.std)).to(own.nm.device)
+        return other
+
+
+def _on_lattice(spec: BackboneSpec) -> Backbone:
+    if any(stage.stride > 1 for stage in spec.stages):
+        raise BadRequest("a scene classifier answers for every pixel: stages of stride 1 only")
+    return Backbone(spec, Tokens(rank=2))
+
+
+def _reach(spatial: Backbone, limit: int) -> int:
+    probe = copy.deepcopy(spatial).double().eval()
+
+    def mix(x: Float[Tensor, "1 C rows cols"]) -> Float[Tensor, "1 K rows cols"]:
+        axes = (x.shape[2], x.shape[3])
+        y, _ = probe(x.flatten(2).mT, Layout(axes))
+        return y.mT.unflatten(2, axes)
+
+    return measured_reach(mix, spatial.dim_in, limit)
