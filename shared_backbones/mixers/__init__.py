@@ -10,11 +10,13 @@ from ..options import check_options, options_of
 from .attention import Attention, DecayAttention
 from .base import Mixer, StateMixer
 from .combine import Coarse, Over, Parallel, Serial, Split
+from .delta import Delta
 from .gating import Depthwise, Pooling
 from .grouping import Window
 from .identity import Identity
 from .linear import Linear
 from .neighborhood import Message
+from .retention import MatrixLstm, Retention
 from .spectral import Fourier
 
 MIXERS: dict[str, type[Mixer]] = {
@@ -32,6 +34,9 @@ MIXERS: dict[str, type[Mixer]] = {
     "parallel": Parallel,
     "split": Split,
     "coarse": Coarse,
+    "delta": Delta,
+    "retention": Retention,
+    "mlstm": MatrixLstm,
 }
 
 

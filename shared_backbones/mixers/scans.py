@@ -1,0 +1,172 @@
+"""The recurrences that state mixers share, in pure torch: linear in memory, and in what backward writes.
+
+Shapes: B items, H heads, N tokens, M blocks of L tokens, D width of a key, E width of a value. The last block may be
+padded: zero keys and a decay of 1 leave the state as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SMALL = 8192  # numbers per step below which the cost of a call outweighs its work
+
+
+def full(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors in at least float32: a state adds up over thousands of tokens."""
+    return tuple(t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors)
+
+
+def full_precision(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Leaves autocast, which would round every product of a scan to half precision."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
+def sweep(a: Iterable[Tensor], h: Iterable[Tensor], start: Tensor) -> Tensor:
+    """h_t <- a_t h_(t-1) + h_t in place, over views of single steps; returns the last one."""
+    for a_t, h_t in zip(a, h, strict=True):
+        start = h_t.addcmul_(a_t, start)
+    return start
+
+
+def sweep_blocks(a: Tensor, h: Tensor, start: Tensor, back: bool = False) -> None:
+    """:func:`sweep` along dimension 0 of (N, ...); where a step is small, of many blocks side by side.
+
+    A block starts from zero; what came before it is then added, times the product of the decays since: a product
+    of factors of at most 1, which can underflow to 0 and never overflow.
+    """
+    n = h.shape[0]
+    blocks = max(1, min(math.isqrt(n), SMALL // max(1, h[0].numel()))) if n > 16 else 1
+    length = n // blocks
+    parts = (slice(0, blocks * length), slice(blocks * length, n))
+    for part in reversed(parts) if back else parts:
+        a_p, h_p = a[part], h[part]
+        if h_p.shape[0] and h_p.shape[0] == blocks * length and blocks > 1:
+            start = _side_by_side(a_p.unflatten(0, (blocks, length)), h_p.unflatten(0, (blocks, length)), start, back)
+        elif h_p.shape[0]:
+            start = sweep(_order(a_p.unbind(0), back), _order(h_p.unbind(0), back), start)
+
+
+def _order(views: Sequence[Tensor], back: bool) -> Sequence[Tensor]:
+    return views[::-1] if back else views
+
+
+def _side_by_side(a: Tensor, h: Tensor, start: Tensor, back: bool) -> Tensor:
+    """The blocks (M, L, ...) of a sweep, all advanced by one token at a time; returns the last state."""
+    steps, since = _order(a.unbind(1), back), torch.empty_like(a)
+    sweep(steps, _order(h.unbind(1), back), torch.zeros((), dtype=h.dtype, device=h.device))
+    product = torch.ones((), dtype=a.dtype, device=a.device)
+    for step, slot in zip(steps, _order(since.unbind(1), back), strict=True):
+        product = torch.mul(step, product, out=slot)
+    for p, h_p in zip(_order(since.unbind(0), back), _order(h.unbind(0), back), strict=True):
+        h_p.addcmul_(p, start)
+        start = h_p[0] if back else h_p[-1]
+    return start
+
+
+class _Scan(torch.autograd.Function):
+    """h_t = a_t h_(t-1) + b_t; the gradient of b runs the same recurrence backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
+        h = b.clone(memory_format=torch.contiguous_format)
+        sweep_blocks(a, h, start)
+        ctx.save_for_backward(a, h, start)
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        a, h, start = ctx.saved_tensors
+        flow = grad.clone(memory_format=torch.contiguous_format)
+        later = torch.cat([a[1:], torch.zeros_like(a[:1])])  # what carries step t on to step t + 1
+        sweep_blocks(later, flow, torch.zeros_like(start), back=True)
+        before = torch.cat([start[None], h[:-1]])
+        return (flow * before).sum_to_size(a.shape), flow, a[0] * flow[0]
+
+
+def scan(a: Float[Tensor, "N *a"], b: Float[Tensor, "N *b"], start: Float[Tensor, "*b"]) -> Float[Tensor, "N *b"]:
+    """h_t = a_t h_(t-1) + b_t along dimension 0, with decays 0 <= a <= 1 that broadcast over what follows it."""
+    return _Scan.apply(a, b, start)
+
+
+def blocks_of(x: Tensor, length: int, dim: int = 2) -> Tensor:
+    """(..., N, ...) -> (..., M, length, ...), the last block filled up with zeros."""
+    short = -x.shape[dim] % length
+    if short:
+        x = F.pad(x, [0, 0] * (x.ndim - 1 - dim) + [0, short])
+    return x.unflatten(dim, (-1, length))
+
+
+def within(g: Float[Tensor, "*m L"]) -> Float[Tensor, "*m L L"]:
+    """exp(g_i - g_j) where j <= i, else 0, for cumulated log decays g: never above 1."""
+    n = g.shape[-1]
+    seen = torch.ones(n, n, dtype=torch.bool, device=g.device).tril()
+    return torch.where(seen, g[..., :, None] - g[..., None, :], -torch.inf).exp()
+
+
+def decay_scan(
+    q: Float[Tensor, "B H N D"],
+    k: Float[Tensor, "B H N D"],
+    v: Float[Tensor, "B H N E"],
+    log_a: Float[Tensor, "#B H N"],
+    state: Float[Tensor, "B H D E"],
+    block: int,
+) -> tuple[Float[Tensor, "B H N E"], Float[Tensor, "B H D E"]]:
+    """y_t = q_t^T S_t with S_t = a_t S_(t-1) + k_t v_t^T, and the last S: all pairs inside a block of ``block``
+    tokens, the state between blocks. log a <= 0."""
+    n, (q, k, v, log_a, state) = q.shape[2], full(q, k, v, log_a, state)
+    with full_precision(q):
+        q, k, v, g = (blocks_of(t, block) for t in (q, k, v, log_a))
+        g = g.cumsum(-1)
+        y = (q @ k.mT * within(g)) @ v
+        writes = (k * (g[..., -1:] - g).exp()[..., None]).mT @ v
+        after = scan(g[..., -1].exp().movedim(2, 0)[..., None, None], writes.movedim(2, 0), state)
+        before = torch.cat([state[None], after[:-1]]).movedim(0, 2)
+        y = y + (q * g.exp()[..., None]) @ before
+    return y.flatten(2, 3)[:, :, :n], after[-1]
+
+
+def delta_scan(
+    q: Float[Tensor, "B H N D"],
+    k: Float[Tensor, "B H N D"],
+    v: Float[Tensor, "B H N E"],
+    beta: Float[Tensor, "B H N"],
+    log_a: Float[Tensor, "#B H N"],
+    state: Float[Tensor, "B H D E"],
+    block: int,
+) -> tuple[Float[Tensor, "B H N E"], Float[Tensor, "B H D E"]]:
+    """y_t = q_t^T S_t with S_t = a_t S_(t-1) + k_t u_t^T, u_t = beta_t (v_t - a_t S_(t-1)^T k_t), and the last S.
+
+    Inside a block the u solve a unit triangular system whose right side is linear in the state before the block,
+    S: u = U - W S. So the next state is a matrix times S plus a matrix, and only that one product is sequential.
+    """
+    n, (q, k, v, beta, log_a, state) = q.shape[2], full(q, k, v, beta, log_a, state)
+    with full_precision(q):
+        q, k, v, beta, g = (blocks_of(t, block) for t in (q, k, v, beta, log_a))
+        g, beta = g.cumsum(-1), beta[..., None]
+        decay, since = within(g), g.exp()[..., None]
+        system = (beta * k) @ k.mT * decay  # the solve reads it below the diagonal only
+        right = torch.cat([beta * v, beta * since * k], -1)
+        u, w = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).split(
+            [v.shape[-1], k.shape[-1]], -1
+        )
+        write = (k * (g[..., -1:] - g).exp()[..., None]).mT
+        keep = since[..., -1:, :] * torch.eye(k.shape[-1], dtype=k.dtype, device=k.device) - write @ w
+        states, s = [], state.flatten(0, 1)
+        for keep_m, add_m in zip(keep.flatten(0, 1).unbind(1), (write @ u).flatten(0, 1).unbind(1), strict=True):
+            states.append(s)
+            s = torch.baddbmm(add_m, keep_m, s)
+        before = torch.stack(states, 1).unflatten(0, state.shape[:2])
+        y = (q * since) @ before + (q @ k.mT * decay) @ (u - w @ before)
+    return y.flatten(2, 3)[:, :, :n], s.unflatten(0, state.shape[:2])
