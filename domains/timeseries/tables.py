@@ -1,0 +1,158 @@
+"""Tables from bytes: CSV (plain or gzip) and parquet into frames whose cells are checked and located."""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import io
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Shaped
+
+from shared_backbones.errors import BadInput
+
+TIME_NAMES = ("date", "ds", "time", "timestamp", "datetime")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a table is read; the fields are those of the task's configuration."""
+
+    layout: Literal["auto", "wide", "long"] = "auto"
+    time: str = "auto"  # name of the time column; "auto": a usual name; "none": rows are numbered
+    time_format: str | None = None  # strptime pattern; None: ISO 8601
+    columns: tuple[str, ...] = ()  # series to read; all when empty
+    id: str = "unique_id"
+    target: str = "y"
+    freq: str | None = None
+    separator: str = ","
+    header: bool = True
+    missing_values: tuple[float, ...] = ()  # sentinels that mean "not observed"
+    past: tuple[str, ...] = ()
+    future: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+
+
+def nearest(got: str, allowed: Iterable[str]) -> str:
+    """The end of an error sentence: nearest names, and what there is."""
+    names = list(allowed)
+    near = difflib.get_close_matches(got, names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f"{hint} (there are: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''})"
+
+
+def read_bytes(source: str) -> bytes:
+    """The content of a path or of a URL that fsspec understands; raises BadInput where it cannot be read."""
+    try:
+        if "://" in source:
+            import fsspec
+
+            with fsspec.open(source, "rb") as f:
+                content: bytes = f.read()
+                return content
+        return Path(source).read_bytes()
+    except FileNotFoundError:
+        raise BadInput(f"{source}: no such file. Give a path, a URL, a public data set's name or 'simulated'") from None
+    except (OSError, ValueError, ImportError) as error:
+        raise BadInput(f"{source}: cannot be read ({error})") from None
+
+
+def read_table(raw: bytes, source: str, options: ReadOptions) -> pd.DataFrame:
+    """A frame from the bytes of a CSV, gzipped CSV or parquet file. Raises BadInput where it is none."""
+    if raw[:4] == b"PAR1":
+        return _parquet(raw, source)
+    if raw[:2] == b"\x1f\x8b":
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error) as error:
+            raise BadInput(f"{source}: damaged gzip file ({error}); copy it again") from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"{source}: neither CSV (UTF-8), gzipped CSV nor parquet: byte {error.start} is no text"
+        ) from None
+    if "\0" in text[:4096]:
+        raise BadInput(f"{source}: neither CSV (UTF-8), gzipped CSV nor parquet: it holds zero bytes")
+    try:
+        header: Literal["infer"] | None = "infer" if options.header else None
+        frame = pd.read_csv(io.StringIO(text), sep=options.separator, header=header, low_memory=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
+        raise BadInput(f"{source}: not a table: {' '.join(str(error).split())}") from None
+    if not options.header:
+        frame.columns = pd.Index([f"series_{i}" for i in range(frame.shape[1])])
+    return _checked(frame, source, options.separator)
+
+
+def _parquet(raw: bytes, source: str) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(io.BytesIO(raw))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{source}: damaged parquet file ({' '.join(str(error).split())})") from None
+    if not isinstance(frame.index, pd.RangeIndex):
+        frame = frame.reset_index()
+    return _checked(frame, source, None)
+
+
+def _checked(frame: pd.DataFrame, source: str, separator: str | None) -> pd.DataFrame:
+    frame.columns = pd.Index([str(c).strip() for c in frame.columns])
+    if not len(frame):
+        raise BadInput(f"{source}: the table has columns but no rows")
+    if frame.shape[1] < 2 and separator is not None:
+        others = [s for s in (";", "\t", "|", ",") if s != separator and s in str(frame.columns[0])]
+        hint = f"; it looks separated by {others[0]!r}: --set separator='{others[0]}'" if others else ""
+        if others:
+            raise BadInput(f"{source}: only one column found with separator {separator!r}{hint}")
+    return frame
+
+
+def row_of(series: pd.Series[float], i: int) -> int:
+    """The line of the file that holds the i-th cell, counting from 1 with the header line."""
+    return int(series.index[i]) + 2
+
+
+def as_numbers(column: pd.Series[float], source: str, missing_values: Sequence[float] = ()) -> Float[np.ndarray, "n"]:
+    """A column as float64, NaN where empty or a sentinel; raises BadInput at the first cell that is no number."""
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, copy=True, na_value=np.nan)
+    bad = np.flatnonzero((np.isnan(numbers) & column.notna().to_numpy()) | np.isinf(numbers))
+    if len(bad):
+        raise BadInput(
+            f"{source}, row {row_of(column, bad[0])}, column {column.name!r}: {column.iloc[bad[0]]!r} is no finite "
+            f"number ({len(bad)} such cells). Leave missing cells empty, name sentinels with missing_values, or leave "
+            "the column out with `columns`"
+        )
+    if missing_values:
+        numbers[np.isin(numbers, missing_values)] = np.nan
+    return numbers
+
+
+def as_stamps(column: pd.Series[float], source: str, time_format: str | None) -> Shaped[np.ndarray, "n"]:
+    """Time stamps as datetime64[ns] (zones become UTC), or int64 where the column holds whole numbers."""
+    if pd.api.types.is_integer_dtype(column) and time_format is None:
+        return column.to_numpy(np.int64)
+    if pd.api.types.is_datetime64_any_dtype(column):
+        stamps = pd.DatetimeIndex(column)
+    else:
+        text = column.astype(str)
+        pattern = time_format or "ISO8601"
+        stamps = pd.DatetimeIndex(pd.to_datetime(text, format=pattern, errors="coerce", utc=_has_zone(text)))
+    bad = np.flatnonzero(stamps.isna())
+    if len(bad):
+        raise BadInput(
+            f"{source}, row {row_of(column, bad[0])}, column {column.name!r}: {column.iloc[bad[0]]!r} is no time stamp "
+            f"in {time_format or 'ISO 8601 (2024-05-31 18:00:00)'}; state the pattern, e.g. "
+            "--set time_format='%d.%m.%Y %H:%M'"
+        )
+    if stamps.tz is not None:
+        stamps = stamps.tz_convert("UTC").tz_localize(None)
+    return stamps.to_numpy("datetime64[ns]")
+
+
+def _has_zone(text: pd.Series[str]) -> bool:
+    return bool(text.str.contains(r":\d\d(?:\.\d+)?\s?(?:Z|[+-]\d\d:?\d\d)$", regex=True).any())
