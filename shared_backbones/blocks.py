@@ -14,6 +14,11 @@ from torch import Tensor
 from .layout import Layout
 
 
+def whole_blocks(n: int, size: int) -> int:
+    """Blocks of ``size`` places that cover ``n``; written as :func:`to_blocks` pads, so that a trace sees they agree."""
+    return (n + -n % size) // size
+
+
 def to_blocks(
     x: Float[Tensor, "B *axes C"] | Bool[Tensor, "B *axes C"], sizes: Sequence[int], front: Sequence[int] | None = None
 ) -> Float[Tensor, "B G P C"] | Bool[Tensor, "B G P C"]:
@@ -40,7 +45,7 @@ def from_blocks(
     """The inverse of :func:`to_blocks` on a lattice of ``axes``: the padding is cut off again."""
     rank = len(sizes)
     front = (0,) * rank if front is None else front
-    counts = [-(-(n + ahead) // size) for n, size, ahead in zip(axes, sizes, front, strict=True)]
+    counts = [whole_blocks(n + ahead, size) for n, size, ahead in zip(axes, sizes, front, strict=True)]
     x = x.reshape(x.shape[0], *counts, *sizes, x.shape[-1])
     x = x.permute(0, *(i for axis in range(rank) for i in (1 + axis, 1 + rank + axis)), 2 * rank + 1)
     x = x.reshape(x.shape[0], *(c * size for c, size in zip(counts, sizes, strict=True)), x.shape[-1])
@@ -61,7 +66,7 @@ def pooled(x: Float[Tensor, "B N C"], layout: Layout, sizes: Sequence[int]) -> t
         return to_blocks(layout.fold(layout.clean(values)), sizes).sum(2) / counts.to(values.dtype).clamp_min(1)
 
     return mean(x), Layout(
-        axes=tuple(-(-n // size) for n, size in zip(layout.axes, sizes, strict=True)),
+        axes=tuple(whole_blocks(n, size) for n, size in zip(layout.axes, sizes, strict=True)),
         mask=None if layout.mask is None else counts[..., 0] > 0,
         positions=None if layout.positions is None else mean(layout.positions),
     )

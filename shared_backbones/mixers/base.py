@@ -26,7 +26,8 @@ class Mixer(nn.Module):
     sets: whether it accepts unordered tokens (a set or a graph), and is then permutation-equivariant.
     cross: whether it can read a second token set.
     needs: what the layout must carry ("positions", "edges").
-    cost: time in N tokens and d channels, such as "O(N d^2)".
+    cost: time in N tokens, E edges and d channels, such as "O(N^2 d + N d^2)".
+    exports_mask: whether torch.export can trace it with a mask (not where the mask's values decide shapes).
     """
 
     ranks: ClassVar[frozenset[int]] = ALL_RANKS
@@ -35,6 +36,7 @@ class Mixer(nn.Module):
     cross: ClassVar[bool] = False
     needs: ClassVar[frozenset[str]] = frozenset()
     cost: ClassVar[str] = "O(N d^2)"
+    exports_mask: ClassVar[bool] = True
 
     causal: frozenset[int] = frozenset()
     rank: int | None = None  # the one rank that the parameters were made for; None: they serve every rank

@@ -51,5 +51,5 @@ class Message(Mixer):
             sent = sent * self.gate(layout.edge_attr.masked_fill(~keep[:, None], 0.0)).sigmoid()
         sent = sent.masked_fill(~keep[:, None], 0.0)
         total = sent.new_zeros(x.shape[0] * x.shape[1], x.shape[2]).index_add(0, target, sent)
-        degree = sent.new_zeros(len(total)).index_add(0, target, keep.to(sent.dtype)).clamp_min(1)
+        degree = sent.new_zeros(total.shape[0]).index_add(0, target, keep.to(sent.dtype)).clamp_min(1)
         return self.own(x) + (total / degree[:, None]).reshape(x.shape)

@@ -38,6 +38,7 @@ class Fourier(Mixer):
     """
 
     cost: ClassVar[str] = "O(N log N d)"
+    exports_mask: ClassVar[bool] = False  # items are grouped by their size, which the mask decides
 
     def __init__(self, dim: int, size: int = 16, rank: int = 1) -> None:
         super().__init__()

@@ -1,0 +1,69 @@
+"""Export with dynamic sizes: a mixer or backbone as a graph of plain tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from .layout import Layout
+
+TENSORS = ("mask", "positions", "edges", "edge_attr")
+
+
+class OnLattice(nn.Module):
+    """Calls ``inner(tokens, layout)`` from plain tensors: the axes of the layout are read off the shape of x.
+
+    x (B, *axes, C), mask (B, *axes), positions (B, *axes, k); edges and edge_attr as :class:`Layout` holds them.
+    Returns (B, M, K) tokens.
+    """
+
+    def __init__(self, inner: nn.Module, ordered: bool = True) -> None:
+        super().__init__()
+        self.inner, self.ordered = inner, ordered
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        edges: Tensor | None = None,
+        edge_attr: Tensor | None = None,
+    ) -> Tensor:
+        layout = Layout(
+            tuple(x.shape[1:-1]),
+            self.ordered,
+            None if mask is None else mask.flatten(1),
+            None if positions is None else positions.flatten(1, -2),
+            edges,
+            edge_attr,
+        )
+        y = self.inner(x.flatten(1, -2), layout)
+        return y[0] if isinstance(y, tuple) else y
+
+
+def lattice_inputs(x: Tensor, layout: Layout) -> tuple[Tensor, dict[str, Tensor]]:
+    """Arguments of :class:`OnLattice`: x on its lattice, and those tensors that the layout carries."""
+    found = {name: t for name in TENSORS if (t := getattr(layout, name)) is not None}
+    for name in ("mask", "positions"):
+        if name in found:
+            found[name] = found[name].unflatten(1, layout.axes)
+    return layout.fold(x), found
+
+
+def export_on_lattice(inner: nn.Module, x: Tensor, layout: Layout) -> ExportedProgram:
+    """``torch.export`` of a mixer or backbone; batch, axes and number of edges stay free.
+
+    Raises what torch.export raises where the module fixes one of them.
+    """
+    lattice, tensors = lattice_inputs(x, layout)
+    every = dict.fromkeys(range(lattice.ndim - 1), Dim.DYNAMIC)
+    dims = {"mask": every, "positions": every, "edges": {1: Dim.DYNAMIC}, "edge_attr": {0: Dim.DYNAMIC}}
+    free: dict[str, Any] = {"x": every, **{name: dims[name] for name in tensors}}
+    with torch.no_grad():
+        return torch.export.export(OnLattice(inner, layout.ordered), (lattice,), tensors, dynamic_shapes=free)
+
+
+__all__ = ["OnLattice", "export_on_lattice", "lattice_inputs"]
