@@ -1,0 +1,139 @@
+"""What people are shown on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..wording import plain, short, words
+
+if TYPE_CHECKING:
+    from ..findings import Run
+    from ..ledger import Row
+    from ..predict import Summary
+
+
+def _cell(value: Any) -> Text:
+    return Text(
+        value if isinstance(value, str) else plain(value) if isinstance(value, (list, dict, bool)) else short(value)
+    )
+
+
+def table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Rows under headings; numbers to the right."""
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for i, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(r[i], (int, float)) or r[i] is None for r in rows)
+        shown.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(_cell(value) for value in row))
+    console.print(shown)
+    if not rows:
+        console.print("none", style="dim")
+
+
+def pairs(console: Console, values: Mapping[str, Any]) -> None:
+    """Name and value, a line each."""
+    shown = Table.grid(padding=(0, 2, 0, 0))
+    shown.add_column(style="dim")
+    shown.add_column(overflow="fold")
+    for name, value in values.items():
+        shown.add_row(Text(words(name)), _cell(value))
+    console.print(shown)
+
+
+def _value(raw: Any) -> str:
+    if isinstance(raw, Mapping):
+        text = short(raw.get("value"))
+        return text if raw.get("low") is None else f"{text}  ({short(raw['low'])} to {short(raw['high'])})"
+    return short(raw)
+
+
+def scores(console: Console, metrics: Mapping[str, Any]) -> None:
+    """Metrics of a run beside its baselines."""
+    names = list(metrics["metrics"])
+    ablation = metrics.get("ablation") or {}
+    columns = {"model (95 % interval)": metrics["metrics"]}
+    columns |= {"identity": ablation["metrics"]} if "metrics" in ablation else {}
+    columns |= {words(k): v for k, v in (metrics.get("baselines") or {}).items()}
+    rows = [[words(n), *(_value(c[n]) if n in c else "" for c in columns.values())] for n in names]
+    table(console, ["", *columns], rows)
+    _audits(console, metrics.get("audits") or [])
+
+
+def _audits(console: Console, audits: Sequence[Mapping[str, Any]]) -> None:
+    for audit in audits:
+        verdict = {True: "passed", False: "FAILED", None: "to read"}[audit["passed"]]
+        value = audit["value"] if isinstance(audit["value"], str) else short(audit["value"])
+        console.print(
+            Text(f"audit {words(audit['name'])}: {value} ({verdict})", style="" if audit["passed"] else "bold")
+        )
+
+
+def run(console: Console, found: Run, registered: Mapping[str, Any]) -> None:
+    """The end of a training: scores, audits, where everything is."""
+    scores(console, found.metrics)
+    said = {
+        "better": "better than the best baseline",
+        "level": "not clearly above the best baseline",
+        "worse": "NOT above the best baseline",
+        "no baseline": "no baseline beside it",
+    }
+    console.print(Text(f"verdict: {said[found.verdict()]}", style="bold"))
+    if registered.get("model"):
+        alias = "@champion" if "champion" in registered.get("aliases", ()) else f"@{registered['version']}"
+        console.print(Text(f"model:   {registered['model']}{alias}"))
+    print(f"report:  {found.folder / 'report.html'}")
+    print(f"run:     {found.folder}")
+
+
+def checked(console: Console, result: Mapping[str, Any]) -> None:
+    """What data holds and how it would be split."""
+    manifest, split = result["data"], result["split"]
+    pairs(console, {k: manifest[k] for k in ("source", "licence", "sha256")} | dict(manifest["facts"]))
+    pairs(console, {"split": split["protocol"], **split["sizes"], **split["facts"]})
+    _audits(console, result["audits"])
+    console.print(f"{result['task']} can use it.", style="bold", markup=False)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Callable[[Row, int, int], None]]:
+    """A line per input on stderr: done, or why not."""
+
+    def tick(row: Row, finished: int, total: int) -> None:
+        if not quiet or row.state != "done":
+            why = f": {row.reason}" if row.reason else ""
+            print(f"[{finished}/{total}] {row.state} {row.input}{why}", file=sys.stderr, flush=True)
+
+    yield tick
+
+
+def batch(console: Console, summary: Summary) -> None:
+    """What a batch came to."""
+    counts = f"{summary.count('done')} done ({len(summary.reused)} before), {summary.count('refused')} refused"
+    console.print(f"{counts}, {summary.count('failed')} failed", markup=False)
+    for row in summary.rows:
+        if row.state == "done" and len(summary.rows) <= 20:
+            for name in row.outputs:
+                print(summary.out / name)
+    print(f"ledger: {summary.out / 'ledger.jsonl'}")
+
+
+def comparison(console: Console, result: Mapping[str, Any]) -> None:
+    """Presets side by side."""
+    columns = result["columns"]
+    table(console, [words(c) for c in columns], [[row.get(c) for c in columns] for row in result["rows"]])
+    print(f"page: {result['page']}")
+
+
+def exported(console: Console, result: Mapping[str, Any]) -> None:
+    """What was written, and how near it is to the original."""
+    pairs(console, result["parity"])
+    for path in result["files"]:
+        print(path)

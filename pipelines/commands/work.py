@@ -1,0 +1,187 @@
+"""Commands that do the work: demo, train, evaluate, predict, compare, export, flow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from shared_backbones.errors import BadRequest
+
+from ..console import FAILED, Answer, AsJson, Root
+from . import show
+
+TaskName = Annotated[str, typer.Argument(metavar="DOMAIN/TASK", help="Such as timeseries/forecast.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or id, or MODEL@champion.")]
+Source = Annotated[str | None, typer.Option("--data", metavar="SRC", help="Path, URL, public name or `simulated`.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="An option; may be repeated.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where runs are kept.")]
+RUNS = Path("runs")
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything is written.")] = Path("runs/demo"),
+    as_json: AsJson = False,
+) -> Answer:
+    """Every domain on its simulator: trained, scored, used on new files. Prints one page to open."""
+    from ..demo import demo as run_demo
+
+    result = run_demo(out, quiet=as_json)
+
+    def text(console: Console) -> None:
+        for run in result["runs"]:
+            console.print(f"{run['task']}: {run['verdict']}", markup=False, highlight=False)
+        console.print("Open this page:", style="bold")
+        print(result["index"])
+
+    return Answer(result, text)
+
+
+def train(
+    task: TaskName,
+    data: Source = None,
+    preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="See `cambium backbones`.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Options as YAML.")] = None,
+    sets: Sets = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of everything random.")] = None,
+    out: Out = RUNS,
+    as_json: AsJson = False,
+) -> Answer:
+    """Train, or find the finished run of the same request, or resume the unfinished one."""
+    from ..config import resolve
+    from ..findings import Run
+    from ..registry import record
+    from ..train import train as run_training
+
+    request = resolve(task, data=data, preset=preset, file=config, sets=sets or (), seed=seed)
+    folder = run_training(request, out, quiet=as_json)
+    registered = record(folder, out)
+    run = Run(folder)
+    values = {
+        **{
+            k: run.metrics.get(k) for k in ("task", "run", "seed", "preset", "metrics", "baselines", "ablation", "cost")
+        },
+        "verdict": run.verdict(),
+        "directory": str(folder),
+        "report": str(folder / "report.html"),
+        **registered,
+    }
+    return Answer(values, lambda console: show.run(console, run, registered))
+
+
+def evaluate(
+    run: RunName,
+    data: Source = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Score all of the data, not its test part.")] = False,
+    root: Root = RUNS,
+    as_json: AsJson = False,
+) -> Answer:
+    """Score a finished run again, on its own test part or on other data."""
+    from ..evaluate import evaluate as score
+    from ..predict import find_model
+
+    metrics = score(find_model(run, root), data, whole=whole)
+    return Answer(metrics, lambda console: show.scores(console, metrics))
+
+
+def predict(
+    model: RunName,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs, URLs.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Outputs and the ledger.")],
+    workers: Annotated[int, typer.Option("--workers", metavar="N", help="Processes.")] = 1,
+    engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="Where they run: local.")] = "local",
+    root: Root = RUNS,
+    as_json: AsJson = False,
+) -> Answer:
+    """Use a model on new files. Run it again: what is done already stays, what is missing is done."""
+    from ..predict import predict as run_batch
+
+    with show.progress(quiet=as_json) as tick:
+        summary = run_batch(model, inputs, out, workers=workers, engine=engine, root=root, progress=tick)
+    return Answer(summary.to_json(), lambda console: show.batch(console, summary), summary.exit_code)
+
+
+def compare(
+    task: TaskName,
+    presets: Annotated[str, typer.Option("--presets", metavar="a,b,c", help="Names, separated by commas.")],
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Seeds 0 to N - 1 for each.")] = 1,
+    data: Source = None,
+    rates: Annotated[str | None, typer.Option("--lr", metavar="a,b,c", help="Sweep, chosen on validation.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Options as YAML.")] = None,
+    sets: Sets = None,
+    out: Out = RUNS,
+    as_json: AsJson = False,
+) -> Answer:
+    """Accuracy, cost and speed of several presets side by side, with ablation and baselines."""
+    from ..compare import compare as run_comparison
+
+    result = run_comparison(
+        task,
+        _listed(presets, "--presets"),
+        seeds=seeds,
+        data=data,
+        rates=[_number(rate, "--lr") for rate in _listed(rates, "--lr")] if rates is not None else None,
+        file=config,
+        sets=sets or (),
+        out=out,
+        quiet=as_json,
+    )
+    return Answer(result, lambda console: show.comparison(console, result))
+
+
+def export(
+    run: RunName,
+    to: Annotated[str, typer.Option("--to", metavar="onnx|torch", help="The format.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: RUN/export.")] = None,
+    root: Root = RUNS,
+    as_json: AsJson = False,
+) -> Answer:
+    """Write a run's model for use without Cambium, checked against the original."""
+    from ..export import export as write
+    from ..predict import find_model
+
+    result = write(find_model(run, root), to, out)
+    return Answer(result, lambda console: show.exported(console, result))
+
+
+def flow(context: typer.Context) -> int:
+    """The same pipelines under Prefect: `cambium flow run NAME`, `serve`, `deploy`."""
+    if context.args[:1] and context.args[0] not in ("run", "serve", "deploy", "list"):
+        from shared_backbones.errors import unknown
+
+        raise unknown("flow command", context.args[0], ("run", "serve", "deploy", "list"))
+    # as a process: the import direction holds, and the server that it starts is reaped with it
+    try:
+        return subprocess.run([sys.executable, "-m", "flows", *context.args], check=False).returncode
+    except OSError as error:
+        print(f"failed: cannot start the flow's process: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _listed(text: str, option: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise BadRequest(f"{option} takes names separated by commas, got {text!r}")
+    return names
+
+
+def _number(text: str, option: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise BadRequest(f"{option} takes numbers separated by commas, got {text!r}") from None
+    if not value > 0:
+        raise BadRequest(f"{option} takes numbers above 0, got {text}")
+    return value
+
+
+def register(app: typer.Typer) -> None:
+    """Name the commands, in the order in which a newcomer needs them."""
+    for command in (demo, train, evaluate, predict, compare, export):
+        app.command()(command)
+    everything: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command(context_settings=everything)(flow)

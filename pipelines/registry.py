@@ -1,0 +1,334 @@
+"""Tracking and registry on MLflow: one SQLite file beside the runs, by an explicit address; no server, no network.
+
+Run directories are the truth and this is their index: a database that is gone or broken is built again from them.
+Which version held an alias, and when, stands in ``promotions.jsonl``, since MLflow keeps no history of it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from shared_backbones.errors import BadRequest, unknown
+
+from .store import Lock, disk_full_is_clear
+
+DATABASE, HISTORY, CHAMPION = "mlflow.db", "promotions.jsonl", "champion"
+RUN_TAG = "cambium.run"
+
+
+class RegistryBroken(RuntimeError):
+    """The database could not be used; it was put aside, and the next command builds it again from the runs."""
+
+
+def _check(path: Path) -> None:
+    """Put a file that is no healthy SQLite database aside. Raises RegistryBroken then."""
+    if not path.is_file():
+        return
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            verdict = connection.execute("pragma quick_check").fetchone()[0]
+            connection.execute("select count(*) from sqlite_master").fetchone()
+            if path.stat().st_size == 0:
+                verdict = "it is empty"
+    except sqlite3.DatabaseError as error:
+        verdict = str(error)
+    if verdict == "ok":
+        return
+    aside = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}")
+    path.replace(aside)
+    for tail in ("-wal", "-shm", "-journal"):
+        path.with_name(path.name + tail).unlink(missing_ok=True)
+    raise RegistryBroken(
+        f"the registry {path} cannot be read ({verdict}); it was moved to {aside.name}. The runs are whole: run the same "
+        "command again and the registry is built from them"
+    )
+
+
+def _client(root: Path) -> Any:
+    """An MLflow client on ``root / mlflow.db``, made if it is not there."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # its import sets its own
+    uri = f"sqlite:///{(root / DATABASE).resolve()}"
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def _opened(root: Path) -> Iterator[Any]:
+    """The client, for one process at a time, over a database that knows every finished run below ``root``."""
+    root.mkdir(parents=True, exist_ok=True)
+    with Lock(root / ".lock-registry").held(), disk_full_is_clear(root / DATABASE):
+        _check(root / DATABASE)
+        fresh = not (root / DATABASE).is_file()
+        client = _client(root)
+        if fresh:
+            _rebuild(client, root)
+        yield client
+
+
+def _finished(root: Path) -> list[Path]:
+    """Finished run directories below ``root``, oldest first."""
+    found = [path.parent for path in root.glob("*/*/metrics.json") if not path.parent.name.startswith(".")]
+    return sorted(found, key=lambda folder: ((folder / "metrics.json").stat().st_mtime, folder.name))
+
+
+def _rebuild(client: Any, root: Path) -> None:
+    for folder in _finished(root):
+        _record(client, folder)
+    for row in _history(root):  # aliases by run, since versions may be counted anew
+        version = _version_of_run(client, row["model"], row["run"])
+        if version is not None:
+            client.set_registered_model_alias(row["model"], row["alias"], version.version)
+
+
+def _history(root: Path) -> list[dict[str, Any]]:
+    path = root / HISTORY
+    rows = []
+    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:  # cut by a crash
+            continue
+        if isinstance(row, dict) and {"model", "alias", "run"} <= set(row):
+            rows.append(row)
+    return rows
+
+
+def _tags(folder: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
+    model = json.loads((folder / "model.json").read_bytes())
+    return {
+        RUN_TAG: metrics["run"],
+        "cambium.task": metrics["task"],
+        "cambium.directory": str(folder),
+        "cambium.weights": model["weights_sha256"],
+        "cambium.preset": str(model["config"]["preset"]),
+        "cambium.data": str(model["config"]["data"]),
+    }
+
+
+def _parameters(folder: Path) -> dict[str, str]:
+    config = json.loads((folder / "model.json").read_bytes())["config"]
+    flat: dict[str, str] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping) and value:
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        else:
+            flat[prefix] = str(value)[:500]  # MLflow's limit is 6000; lists of columns are not parameters to read
+
+    walk("", config)
+    return flat
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Every score with its interval, of the model and of baselines, and the cost, as MLflow names them."""
+    found: dict[str, float] = {}
+    for name, raw in metrics["metrics"].items():
+        for key, suffix in (("value", ""), ("low", ".low"), ("high", ".high")):
+            found[f"{name}{suffix}"] = raw.get(key)
+    for baseline, values in (metrics.get("baselines") or {}).items():
+        found |= {f"baseline.{baseline}.{name}": value for name, value in values.items()}
+    found |= {f"cost.{name}": value for name, value in (metrics.get("cost") or {}).items()}
+    return {k: float(v) for k, v in found.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+
+
+def _curves(folder: Path) -> list[tuple[str, float, int]]:
+    path = folder / "history.json"
+    rows = json.loads(path.read_bytes()) if path.is_file() else []
+    return [(k, float(r[k]), int(r["epoch"])) for r in rows for k in ("train_loss", "val_loss") if r.get(k) is not None]
+
+
+def model_name(task: str) -> str:
+    """``timeseries/forecast`` -> ``timeseries-forecast``, under which its versions are registered."""
+    return task.replace("/", "-")
+
+
+def _tracked(client: Any, experiment: str, run: str) -> Any:
+    from mlflow.entities import ViewType
+
+    found = client.search_runs([experiment], f"tags.`{RUN_TAG}` = '{run}'", ViewType.ACTIVE_ONLY)
+    for old in found:
+        if old.info.status == "FINISHED":
+            return old
+        client.delete_run(old.info.run_id)  # a process was killed between its first and last entry
+    return None
+
+
+def _track(client: Any, folder: Path, metrics: Mapping[str, Any]) -> str:
+    """The MLflow run id of a run directory, entered if it is not yet."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    name = model_name(metrics["task"])
+    known = client.get_experiment_by_name(name)
+    place = folder.parent.as_uri()
+    experiment = known.experiment_id if known else client.create_experiment(name, artifact_location=place)
+    old = _tracked(client, experiment, metrics["run"])
+    if old is not None:
+        if old.data.tags.get("cambium.directory") != str(folder):  # the runs were moved
+            client.set_tag(old.info.run_id, "cambium.directory", str(folder))
+        return str(old.info.run_id)
+    run = client.create_run(experiment, run_name=metrics["run"])
+    now = int(time.time() * 1000)
+    points = [Metric(k, v, now, 0) for k, v in _numbers(metrics).items()]
+    points += [Metric(k, v, now, step) for k, v, step in _curves(folder)]
+    params = [Param(k, v) for k, v in _parameters(folder).items()]
+    tags = [RunTag(k, v) for k, v in _tags(folder, metrics).items()]
+    for start in range(0, max(len(points), len(params)), 100):  # MLflow's limit for one request
+        client.log_batch(run.info.run_id, points[start : start + 100], params[start : start + 100], [])
+    client.log_batch(run.info.run_id, tags=tags)
+    client.set_terminated(run.info.run_id, "FINISHED")
+    return str(run.info.run_id)
+
+
+def _version_of_run(client: Any, name: str, run: str) -> Any:
+    found = [v for v in client.search_model_versions(f"name = '{name}'") if v.tags.get(RUN_TAG) == run]
+    return min(found, key=lambda v: int(v.version)) if found else None
+
+
+def _record(client: Any, folder: Path) -> Any:
+    """The model version of a run directory, tracked and registered if it is not yet."""
+    from mlflow.exceptions import MlflowException
+
+    metrics = json.loads((folder / "metrics.json").read_bytes())
+    name = model_name(metrics["task"])
+    tracked = _track(client, folder, metrics)
+    version = _version_of_run(client, name, metrics["run"])
+    if version is not None:
+        return version
+    try:
+        client.create_registered_model(name, tags={"cambium.task": metrics["task"]})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return client.create_model_version(name, folder.as_uri(), tracked, tags=_tags(folder, metrics))
+
+
+def _aliases(client: Any, name: str) -> dict[str, int]:
+    return {alias: int(version) for alias, version in client.get_registered_model(name).aliases.items()}
+
+
+def _answer(client: Any, version: Any) -> dict[str, Any]:
+    number = int(version.version)
+    aliases = [alias for alias, held in _aliases(client, version.name).items() if held == number]
+    return {"model": version.name, "version": number, "aliases": sorted(aliases)}
+
+
+def _append_history(root: Path, row: Mapping[str, Any]) -> None:
+    with (root / HISTORY).open("ab") as f:
+        f.write((json.dumps(row) + "\n").encode())
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _give(client: Any, root: Path, version: Any, alias: str) -> None:
+    """Move an alias: first into the history, which a rebuild goes by, then in MLflow."""
+    run = version.tags[RUN_TAG]
+    before = _aliases(client, version.name).get(alias)
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    row = {"at": at, "model": version.name, "alias": alias, "version": int(version.version), "run": run}
+    _append_history(root, {**row, "previous": before})
+    client.set_registered_model_alias(version.name, alias, version.version)
+
+
+def record(folder: Path, root: Path) -> dict[str, Any]:
+    """Track and register a finished run: ``{"model", "version", "aliases"}``. The first version becomes champion.
+
+    The same run twice gives the same version. Raises RegistryBroken where the database was put aside.
+    """
+    with _opened(root) as client:
+        version = _record(client, Path(folder).resolve())
+        if CHAMPION not in _aliases(client, version.name):
+            _give(client, root, version, CHAMPION)
+        return _answer(client, version)
+
+
+def _find(client: Any, text: str) -> Any:
+    """The version that ``MODEL@alias``, ``MODEL@3`` or a run's id names. Raises BadRequest."""
+    name, at, which = text.partition("@")
+    names = [model.name for model in client.search_registered_models()]
+    if not at:
+        every = [v for n in names for v in client.search_model_versions(f"name = '{n}'")]
+        found = [v for v in every if v.tags.get(RUN_TAG) == Path(text).name]
+        if not found:
+            raise BadRequest(f"no registered model {text!r}: give MODEL@VERSION, or the folder of a registered run")
+        return found[0]
+    if name not in names:
+        raise unknown("model", name, names) if names else BadRequest(f"no model {name!r}: nothing is registered yet")
+    versions = {v.version: v for v in client.search_model_versions(f"name = '{name}'")}
+    aliases = _aliases(client, name)
+    number = aliases.get(which) if which in aliases else int(which) if which.isdigit() else None
+    for version, found in versions.items():
+        if int(version) == number:
+            return found
+    raise unknown(f"version of {name!r}", which, [*aliases, *(str(v) for v in versions)])
+
+
+def _known(root: Path) -> None:
+    if not (root / DATABASE).is_file() and not _finished(root):
+        raise BadRequest(f"no registry in {root}: `cambium train` registers what it trains; name the place with --runs")
+
+
+def resolve(text: str, root: Path) -> Path:
+    """The run directory of ``MODEL@champion`` or ``MODEL@3``. Raises BadRequest where there is none."""
+    _known(root)
+    with _opened(root) as client:
+        version = _find(client, text)
+        run = version.tags[RUN_TAG]
+        for folder in (Path(version.tags["cambium.directory"]), root / version.name / run):  # or where they were moved
+            if (folder / "model.json").is_file():
+                return folder
+    raise BadRequest(f"{text} is run {run}, whose folder is gone: train again, or promote another version")
+
+
+def promote(text: str, root: Path, alias: str = CHAMPION) -> dict[str, Any]:
+    """Give the version that ``text`` names an alias; nothing happens where it has it. Raises BadRequest."""
+    _known(root)
+    if not alias.isidentifier():
+        raise BadRequest(f"an alias is a plain word such as champion, got {alias!r}")
+    with _opened(root) as client:
+        version = _find(client, text)
+        before = _aliases(client, version.name).get(alias)
+        if before != int(version.version):
+            _give(client, root, version, alias)
+        return {**_answer(client, version), "run": version.tags[RUN_TAG], "alias": alias, "previous": before}
+
+
+def versions(root: Path) -> list[dict[str, Any]]:
+    """Every registered version, newest first within its model."""
+    if not (root / DATABASE).is_file() and not _finished(root):
+        return []
+    rows = []
+    with _opened(root) as client:
+        for model in client.search_registered_models():
+            found = client.search_model_versions(f"name = '{model.name}'")
+            for v in sorted(found, key=lambda v: -int(v.version)):
+                folder = Path(v.tags["cambium.directory"])
+                rows.append({**_answer(client, v), "run": v.tags[RUN_TAG], "preset": v.tags["cambium.preset"]})
+                rows[-1] |= {"score": _score(folder), "directory": str(folder)}
+    return rows
+
+
+def _score(folder: Path) -> str:
+    from .findings import Run
+    from .wording import short
+
+    if not (folder / "metrics.json").is_file():
+        return "its folder is gone"
+    run = Run(folder)
+    name, _ = run.headline
+    return f"{name} {short(run.scores[name].value)}"
