@@ -10,7 +10,9 @@ from ..options import check_options, options_of
 from .attention import Attention, DecayAttention
 from .base import Mixer, StateMixer
 from .combine import Coarse, Over, Parallel, Serial, Split
+from .convolution import Convolution, MaxPooling, Pointwise, Separable
 from .delta import Delta
+from .dual import ChannelAttention, HiLo
 from .gating import Depthwise, Pooling
 from .grouping import Window
 from .identity import Identity
@@ -18,6 +20,7 @@ from .linear import Linear
 from .neighborhood import Message
 from .retention import MatrixLstm, Retention
 from .spectral import Fourier
+from .ssm import ConvSsm, Legendre, Scan, Ssd
 
 MIXERS: dict[str, type[Mixer]] = {
     "identity": Identity,
@@ -34,9 +37,19 @@ MIXERS: dict[str, type[Mixer]] = {
     "parallel": Parallel,
     "split": Split,
     "coarse": Coarse,
+    "channels": ChannelAttention,
+    "hilo": HiLo,
+    "convolution": Convolution,
+    "separable": Separable,
+    "max_pooling": MaxPooling,
+    "pointwise": Pointwise,
     "delta": Delta,
     "retention": Retention,
     "mlstm": MatrixLstm,
+    "scan": Scan,
+    "ssd": Ssd,
+    "legendre": Legendre,
+    "conv_ssm": ConvSsm,
 }
 
 

@@ -89,15 +89,14 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, h, start = ctx.saved_tensors
         flow = grad.clone(memory_format=torch.contiguous_format)
-        later = torch.cat([a[1:], torch.zeros_like(a[:1])])  # what carries step t on to step t + 1
-        sweep_blocks(later, flow, torch.zeros_like(start), back=True)
+        sweep_blocks(a[1:], flow[:-1], flow[-1], back=True)  # a_(t+1) carries step t on to step t + 1
         before = torch.cat([start[None], h[:-1]])
         return (flow * before).sum_to_size(a.shape), flow, a[0] * flow[0]
 
 
 def scan(a: Float[Tensor, "N *a"], b: Float[Tensor, "N *b"], start: Float[Tensor, "*b"]) -> Float[Tensor, "N *b"]:
     """h_t = a_t h_(t-1) + b_t along dimension 0, with decays 0 <= a <= 1 that broadcast over what follows it."""
-    return _Scan.apply(a, b, start)
+    return torch.addcmul(b, a, start) if b.shape[0] == 1 else _Scan.apply(a, b, start)
 
 
 def blocks_of(x: Tensor, length: int, dim: int = 2) -> Tensor:
@@ -116,8 +115,8 @@ def within(g: Float[Tensor, "*m L"]) -> Float[Tensor, "*m L L"]:
 
 
 def decay_scan(
-    q: Float[Tensor, "B H N D"],
-    k: Float[Tensor, "B H N D"],
+    q: Float[Tensor, "B #H N D"],
+    k: Float[Tensor, "B #H N D"],
     v: Float[Tensor, "B H N E"],
     log_a: Float[Tensor, "#B H N"],
     state: Float[Tensor, "B H D E"],
@@ -170,3 +169,75 @@ def delta_scan(
         before = torch.stack(states, 1).unflatten(0, state.shape[:2])
         y = (q * since) @ before + (q @ k.mT * decay) @ (u - w @ before)
     return y.flatten(2, 3)[:, :, :n], s.unflatten(0, state.shape[:2])
+
+
+class _Selective(torch.autograd.Function):
+    """The scan of :func:`selective_scan`, piece by piece: a piece of N x S x C numbers fits a cache and is made anew
+    in backward, so that only the states between pieces are kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, dt: Tensor, u: Tensor, rate: Tensor, b: Tensor, c: Tensor, start: Tensor, block: int
+    ) -> tuple[Tensor, Tensor]:
+        outputs, starts = [], []
+        for dt_p, u_p, b_p, c_p in zip(*(t.split(block) for t in (dt, u, b, c)), strict=True):
+            starts.append(start)
+            _, h = _piece(dt_p, u_p, rate, b_p, start)
+            outputs.append((c_p[:, :, None] @ h)[:, :, 0])
+            start = h[-1].clone()
+        ctx.block = block
+        ctx.save_for_backward(dt, u, rate, b, c, torch.stack(starts))
+        return torch.cat(outputs), start
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, carry: Tensor) -> tuple[Tensor | None, ...]:
+        dt, u, rate, b, c, starts = ctx.saved_tensors
+        pieces = list(zip(*(t.split(ctx.block) for t in (dt, u, b, c, grad)), starts.unbind(0), strict=True))
+        found, of_rate = [], torch.zeros_like(rate)
+        for dt_p, u_p, b_p, c_p, grad_p, start in reversed(pieces):
+            a, h = _piece(dt_p, u_p, rate, b_p, start)
+            flow = c_p[..., None] * grad_p[:, :, None]
+            flow[-1] += carry
+            sweep_blocks(a[1:], flow[:-1], flow[-1], back=True)
+            of_c, of_b = (h @ grad_p[..., None])[..., 0], (flow @ u_p[..., None])[..., 0]
+            of_u = (b_p[:, :, None] @ flow)[:, :, 0]
+            carry = a[0] * flow[0]
+            flow[1:] *= h[:-1]
+            flow[0] *= start
+            flow *= a  # now the gradient of log a = dt * rate
+            of_rate += (flow * dt_p[:, :, None]).sum((0, 1))
+            found.append(((flow * rate).sum(2), of_u, of_b, of_c))
+        of_dt, of_u, of_b, of_c = (torch.cat(parts[::-1]) for parts in zip(*found, strict=True))
+        return of_dt, of_u, of_rate, of_b, of_c, carry, None
+
+
+def _piece(dt: Tensor, u: Tensor, rate: Tensor, b: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Decays and states (N, B, S, C) of one piece."""
+    a = (dt[:, :, None] * rate).exp_()
+    h = u[:, :, None] * b[..., None]
+    sweep_blocks(a, h, start)
+    return a, h
+
+
+def selective_scan(
+    dt: Float[Tensor, "B N C"],
+    u: Float[Tensor, "B N C"],
+    rate: Float[Tensor, "S C"],
+    b: Float[Tensor, "B N S"],
+    c: Float[Tensor, "B N S"],
+    start: Float[Tensor, "B S C"],
+    block: int,
+) -> tuple[Float[Tensor, "B N C"], Float[Tensor, "B S C"]]:
+    """y_t = sum_s c_ts h_ts with h_ts = exp(dt_t rate_s) h_(t-1)s + b_ts u_t per channel, and the last h.
+
+    dt >= 0 and rate <= 0. The states, N x S x C numbers, never stand in memory at once.
+    """
+    dt, u, rate, b, c, start = full(dt, u, rate, b, c, start)
+    dt, u, b, c = (t.transpose(0, 1) for t in (dt, u, b, c))
+    with full_precision(u):
+        if len(u) == 1:
+            h = torch.addcmul(u[0][:, None] * b[0][..., None], (dt[0][:, None] * rate).exp(), start)
+            return (c[0][:, None] @ h), h
+        y, last = _Selective.apply(dt.contiguous(), u.contiguous(), rate, b.contiguous(), c.contiguous(), start, block)
+    return y.transpose(0, 1), last
