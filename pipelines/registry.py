@@ -25,12 +25,12 @@ DATABASE, HISTORY, CHAMPION = "mlflow.db", "promotions.jsonl", "champion"
 RUN_TAG = "cambium.run"
 
 
-class RegistryBroken(RuntimeError):
+class RegistryError(RuntimeError):
     """The database could not be used; it was put aside, and the next command builds it again from the runs."""
 
 
 def _check(path: Path) -> None:
-    """Put a file that is no healthy SQLite database aside. Raises RegistryBroken then."""
+    """Put a file that is no healthy SQLite database aside. Raises RegistryError then."""
     if not path.is_file():
         return
     try:
@@ -47,9 +47,9 @@ def _check(path: Path) -> None:
     path.replace(aside)
     for tail in ("-wal", "-shm", "-journal"):
         path.with_name(path.name + tail).unlink(missing_ok=True)
-    raise RegistryBroken(
-        f"the registry {path} cannot be read ({verdict}); it was moved to {aside.name}. The runs are whole: run the same "
-        "command again and the registry is built from them"
+    raise RegistryError(
+        f"the registry {path} cannot be read ({verdict}); it was moved to {aside.name}. The runs are whole: "
+        "run the same command again and the registry is built from them"
     )
 
 
@@ -70,6 +70,7 @@ def _client(root: Path) -> Any:
 @contextmanager
 def _opened(root: Path) -> Iterator[Any]:
     """The client, for one process at a time, over a database that knows every finished run below ``root``."""
+    root = root.resolve()
     root.mkdir(parents=True, exist_ok=True)
     with Lock(root / ".lock-registry").held(), disk_full_is_clear(root / DATABASE):
         _check(root / DATABASE)
@@ -248,7 +249,7 @@ def _give(client: Any, root: Path, version: Any, alias: str) -> None:
 def record(folder: Path, root: Path) -> dict[str, Any]:
     """Track and register a finished run: ``{"model", "version", "aliases"}``. The first version becomes champion.
 
-    The same run twice gives the same version. Raises RegistryBroken where the database was put aside.
+    The same run twice gives the same version. Raises RegistryError where the database was put aside.
     """
     with _opened(root) as client:
         version = _record(client, Path(folder).resolve())

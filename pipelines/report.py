@@ -22,6 +22,7 @@ from domains.task import MetricFact
 from .charts import Bar, dots, lines
 from .findings import Run, Score, better
 from .store import write_text
+from .train import STAGING
 from .wording import duration, plain, short, words
 
 ARROWS = {"lower": "↓", "higher": "↑", "target": "→", "none": ""}
@@ -181,7 +182,8 @@ def _cost(run: Run) -> list[dict[str, str]]:
 
 def commands(run: Run, runs_named: str | None = None) -> dict[str, str]:
     """The shell lines that make this run again and that use it."""
-    here = runs_named or os.path.relpath(run.folder)
+    # while it is written, a run's folder is named otherwise
+    here = runs_named or os.path.relpath(run.folder.with_name(run.folder.name.removeprefix(STAGING)))
     config = run.config
     train = ["cambium", "train", run.metrics["task"], "--config", f"{here}/config.yaml"]
     return {

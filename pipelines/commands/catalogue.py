@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +54,7 @@ def _counted(spec: Any) -> dict[str, Any]:
         layout = Layout(axes, positions=torch.zeros(1, TOKENS, len(axes)), edges=torch.zeros(2, 0, dtype=torch.long))
         tokens = torch.zeros(1, TOKENS, model.dim_in)
         with torch.no_grad():
-            return {**counted, "macs": flops_of(lambda m=model, x=tokens, at=layout: m(x, at)) // 2}
+            return {**counted, "macs": flops_of(partial(model, tokens, layout)) // 2}
     return {"parameters": None, "lattice": None, "macs": None}
 
 
