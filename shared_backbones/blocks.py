@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -15,8 +16,8 @@ from .layout import Layout
 
 
 def whole_blocks(n: int, size: int) -> int:
-    """Blocks of ``size`` places that cover ``n``; written as :func:`to_blocks` pads, so that a trace sees they agree."""
-    return (n + -n % size) // size
+    """Blocks of ``size`` places that cover ``n``."""
+    return (n + size - 1) // size
 
 
 def to_blocks(
@@ -29,12 +30,12 @@ def to_blocks(
     """
     rank, axes = len(sizes), x.shape[1:-1]
     front = (0,) * rank if front is None else front
+    counts = [whole_blocks(n + ahead, size) for n, size, ahead in zip(axes, sizes, front, strict=True)]
     pads = [0, 0]
-    for n, size, ahead in zip(reversed(axes), reversed(sizes), reversed(front), strict=True):
-        pads += [ahead, -(n + ahead) % size]
+    for n, count, size, ahead in zip(*map(reversed, (axes, counts, sizes, front)), strict=True):
+        pads += [ahead, count * size - n - ahead]
     x = F.pad(x, pads)
-    split = [part for n, size in zip(x.shape[1:-1], sizes, strict=True) for part in (n // size, size)]
-    x = x.reshape(x.shape[0], *split, x.shape[-1])
+    x = x.reshape(x.shape[0], *(part for pair in zip(counts, sizes, strict=True) for part in pair), x.shape[-1])
     x = x.permute(0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
     return x.flatten(1 + rank, 2 * rank).flatten(1, rank)
 
@@ -50,7 +51,10 @@ def from_blocks(
     x = x.permute(0, *(i for axis in range(rank) for i in (1 + axis, 1 + rank + axis)), 2 * rank + 1)
     x = x.reshape(x.shape[0], *(c * size for c, size in zip(counts, sizes, strict=True)), x.shape[-1])
     for axis, (n, ahead) in enumerate(zip(axes, front, strict=True)):
-        x = x.narrow(1 + axis, ahead, n)
+        if torch.compiler.is_exporting():  # a narrowed tensor would fix whether the lattice was whole blocks
+            x = x.index_select(1 + axis, torch.arange(ahead, ahead + n, device=x.device))
+        else:
+            x = x.narrow(1 + axis, ahead, n)
     return x
 
 

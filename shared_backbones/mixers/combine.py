@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..blocks import from_blocks, pooled
+from ..blocks import pooled
 from ..errors import BadRequest
 from ..layout import Layout
 from .base import ALL_RANKS, Mixer, at_least
@@ -241,9 +241,10 @@ class Coarse(Combined):
         self.check(layout)
         sizes = (self.factor,) * layout.rank
         coarse, blocks = pooled(x, layout, sizes)
-        y = self.inner(coarse, blocks)
-        y = y[:, :, None].expand(-1, -1, self.factor**layout.rank, -1)
-        return layout.unfold(from_blocks(y, layout.axes, sizes))
+        y = blocks.fold(self.inner(coarse, blocks))
+        for axis, n in enumerate(layout.axes):
+            y = y.index_select(1 + axis, torch.arange(n, device=y.device) // self.factor)
+        return layout.unfold(y)
 
 
 def several(owner: Mixer, inner: Sentences) -> list[Sentence]:

@@ -18,15 +18,17 @@ AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 CONV: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
-def reach(x: Float[Tensor, "B C *axes"], width: int, causal: frozenset[int]) -> Float[Tensor, "B C *padded"]:
-    """Zeros around a channel-first lattice, so that a window of ``width`` places fits at every token.
+def reach(
+    x: Float[Tensor, "B C *axes"], width: int, causal: frozenset[int], fill: float = 0.0
+) -> Float[Tensor, "B C *padded"]:
+    """Zeros (or ``fill``) around a channel-first lattice, so that a window of ``width`` places fits at every token.
 
     The window is centred (an even one reaches one further ahead); along a causal axis it ends at the token itself.
     """
     pads: list[int] = []
     for axis in reversed(range(x.ndim - 2)):
         pads += [width - 1, 0] if axis in causal else [(width - 1) // 2, width // 2]
-    return F.pad(x, pads)
+    return F.pad(x, pads, value=fill)
 
 
 class Pooling(Mixer):

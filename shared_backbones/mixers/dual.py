@@ -1,0 +1,90 @@
+"""Two views of the tokens beside positions at one scale: the channels as tokens, and two scales at once.
+
+Shapes: B items, N tokens, C channels, H heads, D = C / H, G windows of P places, M blocks.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..blocks import from_blocks, pooled, to_blocks
+from ..errors import BadRequest
+from ..layout import Layout
+from .base import Mixer, at_least, heads_of
+
+
+class ChannelAttention(Mixer):
+    """y = (softmax(Q^T K / sqrt(D)) V^T)^T per group of D channels: each channel is a token that holds all positions.
+
+    "DaViT: Dual Attention Vision Transformers" (Ding et al. 2022). Every token reaches every other through D x D maps.
+    """
+
+    sets: ClassVar[bool] = True
+    cost: ClassVar[str] = "O(N d^2)"
+
+    def __init__(self, dim: int, heads: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads_of(dim, heads)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
+        self.check(layout)
+        qkv = layout.clean(self.qkv(layout.clean(x)))  # clean again: the bias is no token
+        q, k, v = (rearrange(t, "b n (h d) -> b h d n", h=self.heads) for t in qkv.chunk(3, -1))
+        weights = (q @ k.mT * q.shape[2] ** -0.5).softmax(-1)  # (B, H, D, D)
+        return self.out(rearrange(weights @ v, "b h d n -> b n (h d)"))
+
+
+class HiLo(Mixer):
+    """Some heads attend within windows of w^rank tokens, the others from every token to the means of those windows.
+
+    "Fast Vision Transformers with HiLo Attention" (Pan et al. 2022): high frequencies locally, low ones globally. Each
+    kind of head reads all channels and writes its own share of them.
+
+    low: share of the heads that attend to window means, at least one head and not all.
+    """
+
+    cost: ClassVar[str] = "O(N^2 d + N d^2 + N w^r d)"
+
+    def __init__(self, dim: int, heads: int | None = None, window: int = 2, low: float = 0.5) -> None:
+        super().__init__()
+        count = heads_of(dim, heads)
+        self.window, self.head = at_least("window", window, 1), dim // count
+        lows = round(low * count)
+        if not 0 < lows < count:
+            raise BadRequest(f"low must leave heads of both kinds, got low={low} of {count} heads")
+        wide, narrow = lows * self.head, (count - lows) * self.head
+        self.high_qkv, self.high_out = nn.Linear(dim, 3 * narrow), nn.Linear(narrow, narrow)
+        self.low_q, self.low_kv, self.low_out = nn.Linear(dim, wide), nn.Linear(dim, 2 * wide), nn.Linear(wide, wide)
+
+    def local(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N K"]:
+        """Attention within each window."""
+        sizes = (self.window,) * layout.rank
+        windows = to_blocks(layout.fold(self.high_qkv(x)), sizes)
+        q, k, v = (rearrange(t, "b g p (h d) -> (b g) h p d", d=self.head) for t in windows.chunk(3, -1))
+        real = x.new_ones(x.shape[:2]).bool() if layout.mask is None else layout.mask
+        seen = to_blocks(layout.fold(real[..., None]), sizes).flatten(0, 1)[:, None, None, :, 0]
+        y = rearrange(
+            F.scaled_dot_product_attention(q, k, v, attn_mask=seen), "(b g) h p d -> b g p (h d)", b=x.shape[0]
+        )
+        return self.high_out(layout.unfold(from_blocks(y, layout.axes, sizes)))
+
+    def global_(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N K"]:
+        """Attention from every token to the mean of each window."""
+        means, windows = pooled(x, layout, (self.window,) * layout.rank)
+        parts = (self.low_q(x), *self.low_kv(means).chunk(2, -1))
+        q, k, v = (rearrange(t, "b n (h d) -> b h n d", d=self.head) for t in parts)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=windows.key_mask())
+        return self.low_out(rearrange(y, "b h n d -> b n (h d)"))
+
+    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
+        self.check(layout)
+        x = layout.clean(x)
+        return torch.cat([self.local(x, layout), self.global_(x, layout)], -1)
