@@ -52,13 +52,14 @@ def _rows(evidence: Evidence) -> Float[Array, "rows"]:
 
 def per_unit(evidence: Evidence) -> dict[str, Float[Array, "units ..."]]:
     """Every column summed over the rows of each unit, in the order of ``evidence.units``."""
-    units, inverse = np.unique(evidence.unit, return_inverse=True)
-    weight, sums = _rows(evidence), {}
+    order = np.argsort(evidence.unit, kind="stable")
+    _, starts = np.unique(evidence.unit[order], return_index=True)
+    sums = {}
     for name, column in evidence.columns.items():
         rows = np.asarray(column, dtype=np.float64)
-        total = np.zeros((len(units), *rows.shape[1:]))
-        np.add.at(total, inverse, rows * weight.reshape(-1, *[1] * (rows.ndim - 1)))
-        sums[name] = total
+        if evidence.weight is not None:
+            rows = rows * np.reshape(evidence.weight, (-1, *[1] * (rows.ndim - 1)))
+        sums[name] = np.add.reduceat(rows[order], starts, axis=0)
     return sums
 
 

@@ -83,7 +83,7 @@ def peak_memory_mb() -> float:
 
 
 @torch.no_grad()
-def cost_of(trained: Trained, data: Any, split: Split, *, seconds: float = 1.0) -> dict[str, Any]:
+def cost_of(trained: Trained, data: Any, split: Split, *, seconds: float = 0.5) -> dict[str, Any]:
     """Parameters, multiply-adds of one example, and examples per second in batches as in training.
 
     Speed is measured over about ``seconds`` on the test part after one batch to warm up; the time to gather a batch

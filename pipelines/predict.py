@@ -245,11 +245,10 @@ def predict(
     ``progress(row, finished, total)`` is called after each input. Raises BadInput where the only input is refused
     (then nothing is written), BadRequest where the request cannot be met or the disk is full.
     """
-    from .runs import task_of
-
     run = find_model(model, root)
     sha256 = model_digest(run)
-    sources = expand(inputs, out, tuple(getattr(task_of(run), "suffixes", ())))
+    task = _loaded(run.resolve(), sha256).task  # a model that cannot be used is refused here, once
+    sources = expand(inputs, out, tuple(getattr(task, "suffixes", ())))
     function = partial(_predict_one, model=run.resolve(), sha256=sha256, out=out)
     with ledger.owned(out):
         for stale in out.glob(f"{STAGING}*"):  # a killed batch's; no other can be writing here

@@ -36,6 +36,21 @@ def _say(quiet: bool, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def check_devices(settings: Any) -> None:
+    """Raise BadRequest where this machine has not what a :class:`pipelines.config.TrainConfig` asks for."""
+    import torch
+
+    from shared_backbones.errors import BadRequest
+
+    there = torch.cuda.device_count() if settings.accelerator != "cpu" else 0
+    if settings.accelerator == "gpu" and not there:
+        raise BadRequest(
+            "option 'train.accelerator' is 'gpu', and no CUDA device is there; allowed here: 'cpu', 'auto'"
+        )
+    if there and settings.devices > there:
+        raise BadRequest(f"option 'train.devices' is {settings.devices}, and {there} CUDA devices are there")
+
+
 def finished(folder: Path) -> bool:
     """Whether a run directory is there; it was moved there whole."""
     return (folder / "metrics.json").is_file() and (folder / "model.safetensors").is_file()
@@ -53,8 +68,9 @@ def train(config: Any, out: Path = Path("runs"), *, quiet: bool = False) -> Path
     from .runs import run_key
     from .store import Lock
 
-    _, data, _ = ingest(config)
+    check_devices(config.train)
     build_preset(config)
+    _, data, _ = ingest(config)
     run = run_key(config, data.manifest)
     del data  # the trainer opens its own
     out = Path(out)
@@ -109,7 +125,11 @@ def _train(config: Any, final: Path, quiet: bool) -> None:
 def _launch(settings: Any, staging: Path, quiet: bool) -> None:
     """Run the training process to its end. Its progress goes to our stderr, its verdict comes back on its stdout."""
     command = [sys.executable, "-m", "pipelines.train", str(staging), *(["--quiet"] if quiet else [])]
-    environment = os.environ | {"MPLBACKEND": "Agg", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    environment = os.environ | {
+        "MPLBACKEND": "Agg",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it CUDA's matrix products differ from run to run
+        "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
+    }
     threads = settings.threads or (max(1, (os.cpu_count() or 1) // settings.devices) if settings.devices > 1 else None)
     if threads:
         environment["OMP_NUM_THREADS"] = str(threads)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -155,11 +157,15 @@ def flow(context: typer.Context) -> int:
 
         raise unknown("flow command", context.args[0], ("run", "serve", "deploy", "list"))
     # as a process: the import direction holds, and the server that it starts is reaped with it
+    owner = os.environ | {"CAMBIUM_FLOW_OWNER": str(os.getpid())}  # it ends with this process, however this one ends
     try:
-        return subprocess.run([sys.executable, "-m", "flows", *context.args], check=False).returncode
+        process = subprocess.Popen([sys.executable, "-m", "flows", *context.args], env=owner)
     except OSError as error:
         print(f"failed: cannot start the flow's process: {error}", file=sys.stderr)
         return FAILED
+    while True:
+        with suppress(KeyboardInterrupt):  # Ctrl-C reached the flow too, which ends its run and its server in order
+            return process.wait()
 
 
 def _listed(text: str, option: str) -> list[str]:

@@ -119,7 +119,9 @@ def finish(staging: Path, trained: Trained, data: Any, split: Split, position: P
     write_json(staging / "data.json", finite({**data.manifest.to_json(), "split": split.to_json()}))
     write_json(staging / "history.json", finite(position.history))
     plan.seed_all(config.seed, 5)
-    save_figures(staging / "figures", task.figures(model, data, split, trained.fitted, scored))
+    with torch.no_grad():
+        figures = task.figures(model, data, split, trained.fitted, scored)
+    save_figures(staging / "figures", figures)
     write_json(staging / "metrics.json", metrics)
     from ..report import write_report
 
@@ -132,6 +134,7 @@ def run(staging: Path, quiet: bool) -> None:
     settings = runtime.configure(config.train.threads, config.train.precision)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     fabric = _fabric(config.train)
     fabric.launch()
     settings |= {"accelerator": fabric.device.type, "devices": fabric.world_size, "seed": config.seed}
