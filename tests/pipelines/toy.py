@@ -1,12 +1,17 @@
 """A task of another package, as small as the contract allows: a line through noise, known in closed form.
 
-``toy`` is linked as an installed package would be, through an entry point (see ``conftest.toy_task``).
-The source names what is asked of it: ``simulated``, ``simulated:SEED``, or ``bad``.
+It is linked as an installed package would be, through an entry point (see ``conftest.toy_task``). A source is
+``simulated``, ``simulated:SEED``, or ``bad``. The environment can ask a process to kill itself at a moment, see
+:func:`reached`, and to take its time, ``TOY_SLEEP`` seconds a batch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +27,30 @@ from shared_backbones.backbone import Backbone, Tokens
 from shared_backbones.errors import BadInput
 from shared_backbones.layout import Layout
 
+_COUNT: Counter[str] = Counter()
+
+
+def reached(moment: str) -> None:
+    """Die by SIGKILL if this is the moment. ``TOY_KILL``: moments such as ``train:13,calibrate:1``, where 13 counts in
+    one process; each process has the first that none before it died at, as ``TOY_DEATHS`` (a file) tells."""
+    deaths = Path(os.environ.get("TOY_DEATHS", os.devnull))
+    before = deaths.read_text().split() if deaths.is_file() else []
+    left = os.environ.get("TOY_KILL", "").split(",")[len(before) :]
+    _COUNT[moment] += 1
+    if left and left[0] == f"{moment}:{_COUNT[moment]}":
+        deaths.write_text("\n".join([*before, left[0]]))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if "TOY_KILL" in os.environ:
+    _replace = Path.replace
+
+    def _replace_or_die(self: Path, target: Path) -> Path:
+        reached(Path(target).name)
+        return _replace(self, target)
+
+    Path.replace = _replace_or_die  # type: ignore[method-assign,assignment]
+
 
 class Nested(TaskConfig):
     allow_leak: bool = False
@@ -31,7 +60,7 @@ class LineConfig(TaskConfig):
     rows: int = Field(default=240, ge=10)
     noise: float = Field(default=0.1, ge=0)
     leak: Literal["no", "fit", "initialise"] = "no"  # a task that cheats, to be caught
-    kill: str = ""  # where the trainer is to kill itself; see test_train
+    dropout: float = 0.1
     figures: bool = True
     split: Nested = Nested()
 
@@ -45,6 +74,7 @@ class LineData:
 
 @dataclass(frozen=True)
 class LineItems:
+    part: str
     x: Tensor
     y: Tensor
 
@@ -52,11 +82,13 @@ class LineItems:
         return len(self.y)
 
     def batch(self, indices: Sequence[int]) -> Mapping[str, Tensor]:
-        return {"x": self.x[indices], "y": self.y[indices]}
+        reached(self.part)
+        time.sleep(float(os.environ.get("TOY_SLEEP", "0")))
+        return {"x": self.x[list(indices)], "y": self.y[list(indices)]}
 
 
 class LineModel(nn.Module):
-    def __init__(self, fitted: Mapping[str, Any], preset: Any) -> None:
+    def __init__(self, fitted: Mapping[str, Any], preset: Any, dropout: float) -> None:
         super().__init__()
         dim = preset.backbone.stages[0].dim
         self.register_buffer("mean", torch.tensor(fitted["mean"], dtype=torch.float32))
@@ -64,7 +96,7 @@ class LineModel(nn.Module):
         self.backbone = Backbone(preset.backbone, Tokens(rank=1))
         self.head = nn.Linear(dim, 1)
         self.skip = nn.Linear(4, 1)
-        self.dropout = nn.Dropout(0.1)
+        self.dropout = nn.Dropout(dropout)
         self.register_buffer("bias", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +149,7 @@ class Line:
         return {"mean": float(data.x[seen].mean())}
 
     def build(self, fitted: dict[str, Any], preset: Any) -> nn.Module:
-        return LineModel(fitted, preset)
+        return LineModel(fitted, preset, self.config.dropout)
 
     def initialise(self, model: nn.Module, data: LineData, split: Split) -> None:
         if self.config.leak == "initialise":
@@ -125,13 +157,14 @@ class Line:
 
     def items(self, data: LineData, split: Split, fitted: dict[str, Any], part: Part) -> LineItems:
         index = split.parts[part]
-        return LineItems(torch.tensor(data.x[index]).float(), torch.tensor(data.y[index]).float())
+        return LineItems(part, torch.tensor(data.x[index]).float(), torch.tensor(data.y[index]).float())
 
     def loss(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         error = model(batch["x"]) - batch["y"]
         return error.square().mean(), torch.tensor(float(len(error)))
 
     def calibrate(self, model: nn.Module, data: LineData, split: Split, fitted: dict[str, Any]) -> None:
+        reached("calibrate")
         items = self.items(data, split, fitted, "val")
         with torch.no_grad():
             model.bias.copy_((items.y - model(items.x)).mean())

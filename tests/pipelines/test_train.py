@@ -1,0 +1,229 @@
+"""Training end to end on the toy task: the same result however often killed, one run however often asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from pipelines.config import RunConfig, resolve
+from pipelines.runs import load_run
+from pipelines.store import finite
+from pipelines.train import TrainingError, train
+from shared_backbones.errors import BadInput, BadRequest
+
+SETS = ["train.checkpoint_every=4", "train.threads=1"]  # 144 rows in batches of 16: 9 steps an epoch
+PARENT = (
+    "import sys; from pathlib import Path; from pipelines.config import resolve; from pipelines.train import train\n"
+    f"print(train(resolve('toy/line', sets={SETS!r}), Path(sys.argv[1])))"
+)
+
+
+def request_(*sets: str) -> RunConfig:
+    return resolve("toy/line", sets=[*SETS, *sets])
+
+
+def weights(run: Path) -> bytes:
+    return (run / "model.safetensors").read_bytes()
+
+
+def result(run: Path) -> dict[str, Any]:
+    """What must be the same whatever happened on the way: all but the clock and the memory."""
+    metrics = json.loads((run / "metrics.json").read_bytes())
+    history = [
+        {k: v for k, v in row.items() if k != "seconds"} for row in json.loads((run / "history.json").read_bytes())
+    ]
+    timed = {"train_seconds", "items_per_second", "peak_memory_mb"}
+    metrics["cost"] = {k: v for k, v in metrics["cost"].items() if k not in timed}
+    return {"metrics": metrics, "history": history}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The run that nothing happened to."""
+    from .conftest import link_toy
+
+    with pytest.MonkeyPatch.context() as patch:
+        link_toy(tmp_path_factory.mktemp("site"), patch)
+        yield train(request_(), tmp_path_factory.mktemp("undisturbed"), quiet=True)
+
+
+def test_a_run_holds_what_the_design_says(undisturbed: Path, toy_task: str) -> None:
+    names = {path.name for path in undisturbed.iterdir()}
+    assert names == {
+        "config.yaml", "data.json", "model.safetensors", "model.json", "checkpoints", "metrics.json", "figures",
+        "report.html", "log.txt", "history.json",
+    }  # fmt: skip
+    assert undisturbed.parent.name == "toy-line"
+    assert [p.name for p in undisturbed.parent.iterdir()] == [undisturbed.name]  # neither lock nor staging is left
+    metrics = json.loads((undisturbed / "metrics.json").read_bytes())
+    assert metrics == finite(metrics)
+    assert set(metrics["metrics"]["mse"]) == {"value", "low", "high"}
+    assert metrics["metrics"]["mse"]["low"] < metrics["metrics"]["mse"]["value"] < metrics["metrics"]["mse"]["high"]
+    assert set(metrics["baselines"]) == {"mean", "least_squares"}
+    assert set(metrics["cost"]) >= {"parameters", "macs", "train_seconds", "items_per_second", "peak_memory_mb"}
+    assert metrics["paired"]["baseline"] == "least_squares"
+    assert [a["name"] for a in metrics["audits"]] == ["overlap", "statistics_without_test"]
+    assert [row["epoch"] for row in json.loads((undisturbed / "history.json").read_bytes())] == [0, 1, 2, 3]
+
+
+def test_resumes_to_the_same_result_wherever_it_was_killed(
+    undisturbed: Path, toy_task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = [
+        "val:1",  # before there is any checkpoint
+        "train:15",  # mid-epoch, between two checkpoints
+        "last.pt:2",  # a checkpoint is written and not yet in its place
+        "val:2",  # while validating at an epoch's end
+        "calibrate:1",  # between training and evaluation
+        "metrics.json:1",  # while the results are written
+    ]
+    monkeypatch.setenv("TOY_KILL", ",".join(moments))
+    monkeypatch.setenv("TOY_DEATHS", str(tmp_path / "deaths"))
+    for _ in moments:
+        with pytest.raises(TrainingError, match="killed by SIGKILL"):
+            train(request_(), tmp_path / "runs", quiet=True)
+    run = train(request_(), tmp_path / "runs", quiet=True)
+    assert (tmp_path / "deaths").read_text().split() == moments
+    assert run.name == undisturbed.name
+    assert weights(run) == weights(undisturbed)
+    assert result(run) == result(undisturbed)
+    assert not list(run.rglob(".writing-*"))
+    assert (run / "log.txt").read_text().count("resumed at") == len(moments) - 1
+
+
+def test_the_trainer_dies_with_its_parent_and_its_lock_is_taken_over(
+    undisturbed: Path, toy_task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "runs"
+    slow = os.environ | {"TOY_SLEEP": "0.1"}
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(out)], env=slow, stderr=subprocess.DEVNULL) as parent:
+        while not list(out.rglob("last.pt")):
+            time.sleep(0.05)
+            assert parent.poll() is None
+        (child,) = psutil.Process(parent.pid).children()
+        parent.send_signal(signal.SIGKILL)
+        psutil.wait_procs([child])
+    assert list(out.rglob(".lock-*"))
+    run = train(request_(), out, quiet=True)
+    assert weights(run) == weights(undisturbed)
+    assert not list(out.rglob(".lock-*"))
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(toy_task: str, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    slow = os.environ | {"TOY_SLEEP": "0.1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(out)], env=slow, stderr=subprocess.PIPE, text=True
+    ) as parent:
+        while not list(out.rglob("last.pt")):
+            time.sleep(0.05)
+            assert parent.poll() is None
+        (child,) = psutil.Process(parent.pid).children()
+        parent.send_signal(signal.SIGINT)
+        _, said = parent.communicate()
+    assert "the same command goes on from the last checkpoint" in said
+    assert not child.is_running()
+    assert list(out.rglob("last.pt"))
+    assert not list(out.rglob(".lock-*"))
+
+
+def test_a_rerun_finds_the_finished_run_and_says_so(
+    undisturbed: Path, toy_task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (undisturbed / "metrics.json").stat().st_mtime_ns
+    assert train(request_(), undisturbed.parents[1]) == undisturbed
+    assert f"run {undisturbed.name} is finished already" in capsys.readouterr().err
+    assert (undisturbed / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_the_same_request_twice_at_once_trains_once(
+    undisturbed: Path, toy_task: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runs: list[Path] = []
+    threads = [threading.Thread(target=lambda: runs.append(train(request_(), tmp_path))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    said = capfd.readouterr().err
+    assert len(set(runs)) == 1
+    assert said.count("epoch 0/3") == 1
+    assert "waiting for it" in said
+    assert weights(runs[0]) == weights(undisturbed)
+
+
+def test_a_loaded_run_is_the_trained_model(undisturbed: Path, toy_task: str) -> None:
+    trained = load_run(undisturbed)
+    assert trained.config == request_()
+    data = trained.task.open("simulated")
+    with torch.no_grad():
+        evidence = trained.task.evidence(trained.model, data, trained.task.split(data), trained.fitted, "test")
+    metrics = json.loads((undisturbed / "metrics.json").read_bytes())["metrics"]
+    assert trained.task.metrics(evidence)["mse"] == pytest.approx(metrics["mse"]["value"], rel=1e-12)
+
+
+def test_bad_data_leaves_nothing_behind(toy_task: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="row 3"):
+        train(resolve("toy/line", data="bad"), tmp_path / "runs", quiet=True)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_request_that_only_the_trainer_can_refuse_leaves_nothing_behind(toy_task: str, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="unknown mixer 'nonsense'"):
+        train(request_("model.mixer=nonsense"), tmp_path / "runs", quiet=True)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_is_one_clear_sentence_and_nothing_half_written(toy_task: str, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, hard))  # the trainer inherits it; a checkpoint is larger
+    try:
+        with pytest.raises(BadInput, match=r"cannot write .*last\.pt: file too large"):
+            train(request_(), tmp_path / "runs", quiet=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_accelerator_that_is_not_there_is_refused(
+    toy_task: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(BadRequest, match="no CUDA device"):
+        train(request_("train.accelerator=gpu"), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run_as_one_process_does(toy_task: str, tmp_path: Path) -> None:
+    options = ("dropout=0", "train.batch_size=17", "train.accumulate=2")  # 9 batches, the last of 8 rows
+    one = train(request_(*options), tmp_path, quiet=True)
+    two = train(request_(*options, "train.devices=2"), tmp_path, quiet=True)
+    assert {path.name for path in (tmp_path / "toy-line").iterdir()} == {one.name, two.name}
+    a, b = (result(run) for run in (one, two))
+    for name in ("train_loss", "val_loss"):
+        assert [r[name] for r in a["history"]] == pytest.approx([r[name] for r in b["history"]], rel=1e-4)
+    assert b["metrics"]["runtime"]["devices"] == 2
+
+
+def test_the_ablation_stands_beside_the_score_of_the_same_run(undisturbed: Path, toy_task: str) -> None:
+    """Last in this file: it adds to the undisturbed run."""
+    run = train(request_("train.ablation=true"), undisturbed.parents[1], quiet=True)
+    assert run == undisturbed
+    ablation = json.loads((run / "metrics.json").read_bytes())["ablation"]
+    assert ablation["mixer"] == "identity"
+    assert set(ablation["metrics"]["mse"]) == {"value", "low", "high"}
+    assert load_run(run.parent / ablation["run"]).config.model == {"mixer": "identity"}
