@@ -18,10 +18,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -103,18 +104,20 @@ def _flush() -> None:
 
 
 @contextmanager
-def loopback_server(root: Path, *, ui: bool = False, timeout: float = STARTUP_SECONDS) -> Iterator[Server]:
+def loopback_server(
+    root: Path, *, port: int | None = None, ui: bool = False, timeout: float = STARTUP_SECONDS
+) -> Iterator[Server]:
     """A server with its home in ``root / ".prefect"``, for the time of the block; its environment is exported.
 
     It ends with the block, and with this process however that ends: on Linux the kernel kills it, elsewhere the next
     command finds it by its pid file. Call from the main thread: the kernel watches the thread that started it.
-    Raises ServerError where it does not answer within ``timeout`` seconds.
+    port: a free one by default. Raises ServerError where it does not answer within ``timeout`` seconds.
     """
     home = root.resolve() / HOME
     home.mkdir(parents=True, exist_ok=True)
     reap_orphans(home)
     with _one_at_a_time(home):  # making the database is not safe for two at once
-        process, port = _start(home, ui, timeout)
+        process, port = _start(home, port, ui, timeout)
     note = home / f"server-{process.pid}.json"
     try:
         with exported(environment(port, home, ui=ui)):
@@ -144,11 +147,11 @@ def _free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def _start(home: Path, ui: bool, timeout: float) -> tuple[subprocess.Popen[bytes], int]:
+def _start(home: Path, wanted: int | None, ui: bool, timeout: float) -> tuple[subprocess.Popen[bytes], int]:
     """A server that answers. Another program may take the free port before it does, so it is tried thrice."""
     deadline = time.monotonic() + timeout
     for _ in range(3):
-        port = _free_port()
+        port = wanted or _free_port()
         process = _spawn(home, port, ui)
         try:
             if _answers(process, port, deadline, home):
@@ -162,20 +165,28 @@ def _start(home: Path, ui: bool, timeout: float) -> tuple[subprocess.Popen[bytes
 
 
 def _spawn(home: Path, port: int, ui: bool) -> subprocess.Popen[bytes]:
-    env = {k: v for k, v in os.environ.items() if k not in _FOREIGN} | environment(port, home, ui=ui)
+    env = environment(port, home, ui=ui)
+    command = ["-m", "prefect", "server", "start", "--host", _LOOPBACK, "--port", str(port)]
     with _log(home).open("ab") as log:  # never the inherited pipe, which an orphan would keep open
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(os.getpid()), str(port), "--ui" if ui else "--no-ui"],
-            cwd=Path(__file__).parent.parent,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the command, which then ends the server in order
-        )
+        process = bound([*command, "--ui" if ui else "--no-ui"], env=env, cwd=home, log=log)
     note = {"server": _identity(process.pid), "owner": _identity(os.getpid())}
     (home / f"server-{process.pid}.json").write_text(json.dumps(note))
     return process
+
+
+def bound(
+    command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start ``python COMMAND`` so that it ends with this process, and not by Ctrl-C before it."""
+    return subprocess.Popen(
+        [sys.executable, "-P", str(Path(__file__).resolve()), str(os.getpid()), *command],
+        cwd=cwd,
+        env={k: v for k, v in os.environ.items() if k not in _FOREIGN} | dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=None if log is None else subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C is for the command, which then ends this one in order
+    )
 
 
 def _answers(process: subprocess.Popen[bytes], port: int, deadline: float, home: Path) -> bool:
@@ -241,10 +252,10 @@ def reap_orphans(home: Path) -> list[int]:
     return ended
 
 
-# --- inside the server's process
+# --- inside the process that is bound to this one
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Have the kernel kill this process when its parent ends (Linux; a no-op elsewhere). Survives exec."""
     if not sys.platform.startswith("linux"):
         return
@@ -253,12 +264,6 @@ def _die_with(parent: int) -> None:
         sys.exit(1)
 
 
-def _serve(parent: int, port: int, ui: str) -> None:
-    """Become ``prefect server start``."""
-    _die_with(parent)
-    command = ["-m", "prefect", "server", "start", "--host", _LOOPBACK, "--port", str(port), ui]
-    os.execv(sys.executable, [sys.executable, *command])
-
-
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    die_with(int(sys.argv[1]))
+    os.execv(sys.executable, [sys.executable, *sys.argv[2:]])

@@ -1,0 +1,227 @@
+"""Prefect tasks: thin skins over pipelines. Only :class:`pipelines.store.Ref` and plain words cross their boundary.
+
+Training is cached by the content of its inputs and the version of the code that decides a result. The other steps
+are not: they are quick, or keep their own account (the ledger of a batch knows every input and every output).
+Import this module only after :mod:`flows.server` has set the environment.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import INPUTS, NO_CACHE, CacheKeyFnPolicy
+from prefect.tasks import exponential_backoff
+
+from domains.public import sha256_of
+from pipelines.store import Kind, Ref, ref_of, write_text
+from shared_backbones.errors import CambiumError
+
+RETRIES = 3
+_OURS_TO_MEND = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+def infrastructure(error: object) -> bool:
+    """Whether trying again may help: a lost connection or disk, a killed worker. Never a user's or our own mistake."""
+    from pipelines.train import TrainerKilledError
+
+    if isinstance(error, CambiumError | _OURS_TO_MEND) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return False
+    return isinstance(error, OSError | BrokenProcessPool | TrainerKilledError)
+
+
+def _worth_a_retry(task: Any, run: Any, state: Any) -> bool:
+    return infrastructure(state.data)
+
+
+# --- references
+
+
+def keep(folder: Path, text: str, kind: Kind, suffix: str = ".json") -> Ref:
+    """A small text as a file that is named by its content."""
+    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()}{suffix}"
+    if not path.is_file():
+        write_text(path, text)
+    return ref_of(path, kind)
+
+
+def run_ref(run: Path) -> Ref:
+    """A reference to a finished run: its directory, and a digest of its model. Raises BadRequest where it has none."""
+    from pipelines.predict import model_digest
+
+    return Ref(uri=str(run.resolve()), sha256=model_digest(run), kind="run")
+
+
+def holds(ref: Ref) -> bool:
+    """Whether what a reference names is still there with the same content."""
+    path = Path(ref.uri)
+    if ref.kind == "run":
+        try:
+            return run_ref(path) == ref
+        except CambiumError:
+            return False
+    return path.is_file() and sha256_of(path) == ref.sha256
+
+
+def fresh(step: Any, *args: Any) -> tuple[Ref, bool]:
+    """(result, reused) of a cached task; it is run again where the artefact of an earlier run is gone or changed."""
+    state = step(*args, return_state=True)
+    ref: Ref = state.result()
+    reused = state.name == "Cached"
+    if reused and not holds(ref):
+        get_run_logger().warning("%s %s is gone or has changed since it was made: making it again", ref.kind, ref.uri)
+        return step.with_options(refresh_cache=True)(*args), False
+    if reused:
+        get_run_logger().info("reused %s %s, made earlier from the same inputs by the same code", ref.kind, ref.uri)
+    return ref, reused
+
+
+# --- steps
+
+
+def _quick(**options: Any) -> Any:
+    """Settings of a step that runs every time."""
+    return task(
+        retries=RETRIES,
+        retry_delay_seconds=exponential_backoff(2),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=_worth_a_retry,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        **options,
+    )
+
+
+@_quick()
+def ingest(config: Ref) -> Ref:
+    """Open and check the data that a configuration names; what comes back names its content."""
+    from pipelines.config import from_yaml
+    from pipelines.ingest import ingest
+
+    _, data, _ = ingest(from_yaml(config.open().read_text(), config.uri))
+    return Ref(uri=data.manifest.source, sha256=data.manifest.sha256, kind="data")
+
+
+@task(
+    retries=RETRIES,
+    retry_delay_seconds=exponential_backoff(10),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_worth_a_retry,
+    # INPUTS alone would give two steps with equal inputs one result
+    cache_policy=INPUTS + CacheKeyFnPolicy(cache_key_fn=lambda context, inputs: context.task.task_key),
+    persist_result=True,
+    result_serializer="json",  # Prefect's default would be pickle
+)
+def fit(config: Ref, data: Ref, code: str, out: str) -> Ref:
+    """Train, or find the finished run. ``data`` and ``code`` are what the result depends on besides ``config``."""
+    from pipelines.config import from_yaml
+    from pipelines.train import train
+
+    return run_ref(train(from_yaml(config.open().read_text(), config.uri), Path(out)))
+
+
+@_quick()
+def evaluate(run: Ref, source: str | None, folder: str) -> Ref:
+    """The run's scores: its own, or those on another source, written to ``folder``."""
+    if source is None:
+        return ref_of(Path(run.uri) / "metrics.json", "metrics")
+    from pipelines.evaluate import evaluate
+
+    return keep(Path(folder), json.dumps(evaluate(Path(run.uri), source), indent=2), "metrics")
+
+
+@_quick()
+def report(run: Ref) -> Ref:
+    """The run's page; written again where it is missing."""
+    from pipelines.report import write_report
+
+    path = Path(run.uri) / "report.html"
+    return ref_of(path if path.is_file() else write_report(Path(run.uri)), "report")
+
+
+@_quick()
+def register(run: Ref, out: str) -> dict[str, Any]:
+    """Track and register the run: model, version, aliases. The same run twice gives the same version."""
+    from pipelines.registry import record
+
+    return record(Path(run.uri), Path(out))
+
+
+@_quick()
+def predict(run: Ref, request: Ref, folder: str) -> Ref:
+    """Predict the inputs of a request (see ``flows.predict``); returns the summary, kept in ``folder``."""
+    from pipelines.predict import predict
+
+    if not holds(run):
+        raise CambiumError(f"the run {run.uri} was replaced while the flow was at it; start the flow again")
+    asked = json.loads(request.open().read_text())
+    summary = predict(run.uri, asked["inputs"], Path(asked["out"]), workers=asked["workers"], engine=asked["engine"])
+    return keep(Path(folder), json.dumps({**summary.to_json(), "exit_code": summary.exit_code}), "predictions")
+
+
+# --- what people see in Prefect
+
+
+def _value(entry: Any) -> float | None:
+    return entry.get("value") if isinstance(entry, Mapping) else entry
+
+
+def score_table(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of (method, metric ...), the model first, its baselines below."""
+    own = {name: _value(entry) for name, entry in content["metrics"].items()}
+    rows = [{"method": "this model", **own}]
+    for method, scores in content["baselines"].items():
+        rows.append({"method": method, **{name: _value(scores.get(name)) for name in own}})
+    return rows
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "" if value is None else str(value)
+
+
+def markdown_table(rows: list[dict[str, Any]]) -> str:
+    """Rows with the same keys as a Markdown table."""
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
+    lines += ["| " + " | ".join(_cell(row[name]) for name in names) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+@_quick()
+def publish_scores(run: Ref, metrics: Ref, page: Ref, reused: bool) -> None:
+    """Artifacts of a training flow: scores beside the baselines, and the link to the report."""
+    content = json.loads(metrics.open().read_text())
+    rows, link = score_table(content), Path(page.uri).as_uri()
+    key = f"scores-{content['task'].replace('/', '-')}-{content['run']}".lower().replace("_", "-")
+    text = [
+        f"# {content['task']}, run {content['run']}",
+        f"Preset {content.get('preset', '?')}, seed {content['seed']}. {'Reused' if reused else 'Made by this flow'}.",
+        f"Split: {(content.get('split') or {}).get('protocol', 'not stated')}",
+        markdown_table(rows),
+        f"[Report]({link}) · files in `{run.uri}`",
+    ]
+    create_markdown_artifact("\n\n".join(text), key=key)
+    create_table_artifact(rows, key=f"{key}-table", description="The model and its baselines on the test part")
+    create_link_artifact(link, link_text="report", key=f"{key}-report")
+
+
+@_quick()
+def publish_batch(summary: Ref) -> None:
+    """Artifacts of a prediction flow: how many, and which inputs were refused and why."""
+    content = json.loads(summary.open().read_text())
+    bad = [{"state": state, **row} for state in ("refused", "failed") for row in content[state]]
+    text = [
+        f"# Batch in `{content['out']}`",
+        f"{content['done']} done ({content['reused']} of them earlier), {len(content['refused'])} refused, "
+        f"{len(content['failed'])} failed. [Ledger]({Path(content['ledger']).resolve().as_uri()})",
+    ]
+    create_markdown_artifact("\n\n".join(text), key="batch")
+    if bad:
+        create_table_artifact(bad, key="batch-refused", description="Inputs without a prediction, and why")
