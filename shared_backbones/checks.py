@@ -290,8 +290,8 @@ def law_bf16(case: Case) -> str:
 def law_export(case: Case) -> str:
     """``torch.export`` with dynamic sizes equals eager at sizes that were not traced, under a mask where it can."""
     mixer = case.build(DIM, dtype=torch.float32)
-    # a trace takes a second and more: the lowest and the highest rank, and one causal axis
-    if case.rank not in (min(mixer.ranks), max(mixer.ranks)) or (case.causal and case.rank != min(mixer.ranks)):
+    # a trace takes seconds: only the two lowest ranks, and one causal axis
+    if case.rank not in sorted(mixer.ranks)[:2] or (case.causal and case.rank != min(mixer.ranks)):
         return ""
     traced, other = TRACED[case.rank]
     program = export_on_lattice(mixer, *_example(case, traced, seed=11, masked=mixer.exports_mask)).module()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import config
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -44,6 +47,17 @@ class OnLattice(nn.Module):
         return y[0] if isinstance(y, tuple) else y
 
 
+@contextmanager
+def unchecked_shapes() -> Iterator[None]:
+    """Without jaxtyping's checks, where a test run has them on: a traced size is no plain number."""
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", before)
+
+
 def lattice_inputs(x: Tensor, layout: Layout) -> tuple[Tensor, dict[str, Tensor]]:
     """Arguments of :class:`OnLattice`: x on its lattice, and those tensors that the layout carries."""
     found = {name: t for name in TENSORS if (t := getattr(layout, name)) is not None}
@@ -62,8 +76,8 @@ def export_on_lattice(inner: nn.Module, x: Tensor, layout: Layout) -> ExportedPr
     every = dict.fromkeys(range(lattice.ndim - 1), Dim.DYNAMIC)
     dims = {"mask": every, "positions": every, "edges": {1: Dim.DYNAMIC}, "edge_attr": {0: Dim.DYNAMIC}}
     free: dict[str, Any] = {"x": every, **{name: dims[name] for name in tensors}}
-    with torch.no_grad():
+    with torch.no_grad(), unchecked_shapes():
         return torch.export.export(OnLattice(inner, layout.ordered), (lattice,), tensors, dynamic_shapes=free)
 
 
-__all__ = ["OnLattice", "export_on_lattice", "lattice_inputs"]
+__all__ = ["OnLattice", "export_on_lattice", "lattice_inputs", "unchecked_shapes"]

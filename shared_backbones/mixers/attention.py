@@ -85,7 +85,7 @@ class DecayAttention(Mixer):
         start = decay * 0.5 ** torch.arange(self.heads, dtype=torch.float64)
         self.rate = nn.Parameter(torch.log(torch.expm1(start)).to(torch.get_default_dtype()))  # inverse softplus
 
-    def bias(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B H N N"]:
+    def bias(self, layout: Layout) -> Float[Tensor, "B H N N"]:
         """What is added to the scores: -lambda_h |p_i - p_j|, and -inf where key j may not be seen."""
         at = layout.clean(layout.positions)  # type: ignore[arg-type]
         if self.causal and max(self.causal) >= at.shape[-1]:
@@ -98,12 +98,12 @@ class DecayAttention(Mixer):
         if mask is not None:
             own = torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)  # no row without any key
             bias = bias.masked_fill(~(mask | own), -torch.inf)
-        return bias.to(x.dtype)
+        return bias
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)
         q, k, v = (rearrange(t, "b n (h d) -> b h n d", h=self.heads) for t in self.qkv(layout.clean(x)).chunk(3, -1))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(q, layout))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(layout).to(q.dtype))
         return self.out(rearrange(y, "b h n d -> b n (h d)"))
 
     def state_size(self, n: int) -> int:
