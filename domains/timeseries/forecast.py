@@ -22,8 +22,9 @@ from .grid import season_of
 from .model import Forecaster, forecast_loss, forecasts_of
 from .opening import open_source
 from .predicting import forecast_file
-from .ridge import fit_seasonal_ridge, zscored
+from .ridge import fit_ridge, zscored
 from .scoring import FACTS, by_series, conformal, metrics, score
+from .seasons import choose_profile
 from .splits import audits, chronological, origins
 from .windows import Windows, windows
 
@@ -77,7 +78,7 @@ class Forecast:
         return Forecaster(fitted, preset)
 
     def initialise(self, model: nn.Module, data: Panel, split: Split) -> None:
-        """The skip map and the seasonal profile in closed form, their penalty and period chosen on validation."""
+        """Seasonal profile (chosen inside train) and skip map in closed form (penalty chosen on val)."""
         assert isinstance(model, Forecaster)
         options = model.options
         if options.skip != "ridge" and not options.cycle:
@@ -86,7 +87,8 @@ class Forecast:
         mean, std = model.mean.cpu().numpy(), model.std.cpu().numpy()
         train, val = (zscored(self._windows(data, split, part), mean, std) for part in ("train", "val"))
         periods = sorted({season, cycle}) if options.cycle else []
-        found = fit_seasonal_ridge(train, val, split.parts["train"], periods, cycle)
+        profile = choose_profile(train, split.parts["train"], periods, cycle)
+        found = fit_ridge(train, val, profile)
         with torch.no_grad():
             model.cycle.copy_(torch.from_numpy(found.cycle))
             if options.skip == "ridge":

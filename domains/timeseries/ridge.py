@@ -1,4 +1,4 @@
-"""The closed-form window ridge, and the seasonal profile that may be taken out before it.
+"""The closed-form window ridge, after a seasonal profile (zeros: none) is taken out.
 
 One map from L past to H future steps, shared by all series, after the mean of the observed look-back is removed:
 W = argmin sum |y - m - (x - m) W|^2 + penalty |W|^2 over training windows, the penalty chosen on validation.
@@ -51,30 +51,9 @@ def zscored(source: Windows, mean: Float[np.ndarray, "V"], std: Float[np.ndarray
     return replace(source, values=np.where(source.mask, (source.values - mean) / std, 0.0))
 
 
-def seasonal_profile(
-    values: Float[np.ndarray, "T V"],
-    mask: Bool[np.ndarray, "T V"],
-    phase: Int[np.ndarray, "T"],
-    period: int,
-    cycle: int,
-) -> Float[np.ndarray, "C V"]:
-    """Mean deviation from a centred moving mean at each place of the season, tiled to ``cycle`` places.
-
-    The classical decomposition: the moving mean spans one whole period (its two ends count half where it is even).
-    Only observed steps enter; a place of the season that was never observed gets 0.
-    """
-    kernel = np.ones(period + 1) / period
-    kernel[[0, -1]] = 0.5 / period
-    smooth = lambda a: np.stack([np.convolve(column, kernel, "same") for column in a.T], 1)  # noqa: E731
-    share = smooth(mask.astype(float))
-    inside = mask & (share > 0.5)
-    deviation = np.where(inside, values - smooth(np.where(mask, values, 0.0)) / np.maximum(share, 1e-9), 0.0)
-    out = np.zeros((period, values.shape[1]))
-    count = np.zeros_like(out)
-    np.add.at(out, phase % period, deviation)
-    np.add.at(count, phase % period, inside)
-    out = out / np.maximum(count, 1)
-    return np.tile(out - out.mean(0), (cycle // period, 1))
+def without_season(source: Windows, profile: Float[np.ndarray, "C V"]) -> Windows:
+    """The same windows with the seasonal profile taken out, 0 where missing."""
+    return replace(source, values=np.where(source.mask, source.values - profile[source.phase % len(profile)], 0.0))
 
 
 def _centred(
@@ -149,19 +128,3 @@ def fit_ridge(
         if whole:
             break
     return WindowRidge(weights[best], cycle, penalties[best], float(errors[best]))
-
-
-def fit_seasonal_ridge(
-    train: Windows, val: Windows, steps: Int[np.ndarray, "n"], periods: Sequence[int], cycle: int
-) -> WindowRidge:
-    """The ridge with the best seasonal profile among none and ``periods`` (divisors of ``cycle``), chosen on ``val``.
-
-    Profiles are of the training ``steps`` alone.
-    """
-    series = train.values.shape[1]
-    profiles = [np.zeros((cycle, series))] + [
-        seasonal_profile(train.values[steps], train.mask[steps], train.phase[steps], period, cycle)
-        for period in periods
-        if 1 < period <= len(steps) // 2
-    ]
-    return min((fit_ridge(train, val, profile) for profile in profiles), key=lambda found: found.val_mse)
