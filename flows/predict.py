@@ -20,7 +20,7 @@ class SomeInputsFailedError(RuntimeError):
         self.summary = summary
 
 
-@flow(name="predict", flow_run_name="predict-{model}", persist_result=False)
+@flow(name="predict", flow_run_name="predict-{model}", persist_result=False, result_serializer="json")
 def predict(
     model: str,
     inputs: list[str],

@@ -56,6 +56,7 @@ def quiet_environment() -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # Prefect's own choice is pickle, which can execute
         "NO_PROXY": ",".join(dict.fromkeys([*bypass, _LOOPBACK])),  # a company's proxy cannot reach our loopback
     }
 
@@ -118,7 +119,6 @@ def loopback_server(
     reap_orphans(home)
     with _one_at_a_time(home):  # making the database is not safe for two at once
         process, port = _start(home, port, ui, timeout)
-    note = home / f"server-{process.pid}.json"
     try:
         with exported(environment(port, home, ui=ui)):
             try:
@@ -127,11 +127,15 @@ def loopback_server(
                 _flush()
     finally:
         _end(process)
-        note.unlink(missing_ok=True)
+        _note(home, process.pid).unlink(missing_ok=True)
 
 
 def _log(home: Path) -> Path:
     return home / "server.log"
+
+
+def _note(home: Path, pid: int) -> Path:
+    return home / f"server-{pid}.json"  # who it is and whose, see ``reap_orphans``
 
 
 @contextmanager
@@ -149,19 +153,22 @@ def _free_port() -> int:
 
 def _start(home: Path, wanted: int | None, ui: bool, timeout: float) -> tuple[subprocess.Popen[bytes], int]:
     """A server that answers. Another program may take the free port before it does, so it is tried thrice."""
-    deadline = time.monotonic() + timeout
     for _ in range(3):
         port = wanted or _free_port()
         process = _spawn(home, port, ui)
+        answered = False
         try:
-            if _answers(process, port, deadline, home):
-                return process, port
-        except BaseException:
-            _end(process)
-            raise
+            answered = _answers(process, port, time.monotonic() + timeout)
+        finally:
+            if not answered:
+                _end(process)
+                _note(home, process.pid).unlink(missing_ok=True)
+        if answered:
+            return process, port
         if "address already in use" not in _tail(home):
             break
-    raise ServerError(f"the Prefect server ended with code {process.returncode} while starting:\n{_tail(home)}")
+    how = "did not answer" if process.returncode < 0 else f"ended with code {process.returncode}"
+    raise ServerError(f"the Prefect server {how} within {timeout:g} s of its start; {_log(home)} ends:\n{_tail(home)}")
 
 
 def _spawn(home: Path, port: int, ui: bool) -> subprocess.Popen[bytes]:
@@ -170,7 +177,7 @@ def _spawn(home: Path, port: int, ui: bool) -> subprocess.Popen[bytes]:
     with _log(home).open("ab") as log:  # never the inherited pipe, which an orphan would keep open
         process = bound([*command, "--ui" if ui else "--no-ui"], env=env, cwd=home, log=log)
     note = {"server": _identity(process.pid), "owner": _identity(os.getpid())}
-    (home / f"server-{process.pid}.json").write_text(json.dumps(note))
+    _note(home, process.pid).write_text(json.dumps(note))
     return process
 
 
@@ -189,12 +196,10 @@ def bound(
     )
 
 
-def _answers(process: subprocess.Popen[bytes], port: int, deadline: float, home: Path) -> bool:
-    """True when the API is healthy, False when the process ended. Raises ServerError at the deadline."""
+def _answers(process: subprocess.Popen[bytes], port: int, deadline: float) -> bool:
+    """True when the API is healthy, False when the process ended or the deadline has passed."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while process.poll() is None:
-        if time.monotonic() > deadline:
-            raise ServerError(f"the Prefect server did not answer in time; its log {_log(home)} says why")
+    while process.poll() is None and time.monotonic() < deadline:
         with suppress(OSError), direct.open(f"http://{_LOOPBACK}:{port}/api/health", timeout=5) as reply:
             return bool(reply.status == 200)
         time.sleep(0.1)

@@ -95,6 +95,7 @@ def _quick(**options: Any) -> Any:
         retry_condition_fn=_worth_a_retry,
         cache_policy=NO_CACHE,
         persist_result=False,
+        result_serializer="json",  # of what is kept about a failure
         **options,
     )
 
@@ -117,7 +118,7 @@ def ingest(config: Ref) -> Ref:
     # INPUTS alone would give two steps with equal inputs one result
     cache_policy=INPUTS + CacheKeyFnPolicy(cache_key_fn=lambda context, inputs: context.task.task_key),
     persist_result=True,
-    result_serializer="json",  # Prefect's default would be pickle
+    result_serializer="json",
 )
 def fit(config: Ref, data: Ref, code: str, out: str) -> Ref:
     """Train, or find the finished run. ``data`` and ``code`` are what the result depends on besides ``config``."""

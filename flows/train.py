@@ -12,7 +12,7 @@ from . import tasks
 from .server import HOME
 
 
-@flow(name="train", flow_run_name="train-{task}", persist_result=False)
+@flow(name="train", flow_run_name="train-{task}", persist_result=False, result_serializer="json")
 def train(
     task: str,
     data: str | None = None,
