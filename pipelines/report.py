@@ -39,11 +39,12 @@ def _shown(value: Any) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates, with the filters that they use."""
     env = Environment(
         loader=PackageLoader("pipelines", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    env.filters.update(short=_shown, words=words, plain=plain)
+    env.filters.update(short=_shown, words=words, plain=plain, duration=duration)
     env.globals["facts"] = env.get_template("facts.html").module.facts  # type: ignore[attr-defined]
     env.globals["css"] = Markup(env.loader.get_source(env, "style.css")[0])  # type: ignore[union-attr]
     return env
@@ -128,7 +129,8 @@ def _arrow(fact: MetricFact) -> str:
     return f"→ {fact.target:g}" if fact.better == "target" and fact.target is not None else ARROWS[fact.better]
 
 
-def _axis(name: str, fact: MetricFact) -> str:
+def axis_of(name: str, fact: MetricFact) -> str:
+    """What is written at an axis: the metric, its unit, and which way is better."""
     unit = f" [{fact.unit}]" if fact.unit not in ("", "1") else ""
     return f"{words(name)}{unit} {_arrow(fact)}".strip()
 
@@ -145,7 +147,7 @@ def _chart(run: Run) -> Markup:
     rest = [(k, v[name]) for k, v in run.baselines.items() if name in v]
     rest.sort(key=lambda kv: kv[1].value, reverse=fact.better == "higher")
     bars += [Bar(words(k), v.value, v.low, v.high) for k, v in rest]
-    return dots(bars, _axis(name, fact))
+    return dots(bars, axis_of(name, fact))
 
 
 def _figures(run: Run) -> list[dict[str, str]]:
@@ -205,7 +207,8 @@ def _split(run: Run) -> dict[str, Any]:
     }
 
 
-def _data(run: Run) -> dict[str, Any]:
+def data_card(run: Run) -> dict[str, Any]:
+    """Name, source, checksum, licence and facts of a run's data."""
     source = str(run.data.get("source", ""))
     name = source.rstrip("/").rpartition("/")[2] or source
     return {
@@ -251,7 +254,7 @@ def view(run: Run) -> dict[str, Any]:
             {"name": words(n), "unit": f.unit if f.unit != "1" else "", "arrow": _arrow(f), "meaning": f.meaning}
             for n, f in run.facts.items()
         ],
-        "metric": {"name": _axis(name, fact)},
+        "metric": {"name": axis_of(name, fact)},
         "table": _table(run),
         "chart": _chart(run),
         "has_intervals": any(s.low is not None for s in run.scores.values()),
@@ -261,7 +264,7 @@ def view(run: Run) -> dict[str, Any]:
         "figures": _figures(run),
         "split": _split(run),
         "audits": run.metrics.get("audits") or [],
-        "data": _data(run),
+        "data": data_card(run),
         **_training(run),
         "preset_paper": (run.model.get("preset") or {}).get("paper", ""),
         "options": {k: v for k, v in run.config.items() if k not in reserved},
@@ -277,7 +280,7 @@ def view(run: Run) -> dict[str, Any]:
 def write_report(run_dir: Path) -> Path:
     """Write ``report.html`` into a run's folder. Raises BadInput where it is not a finished run."""
     run = Run(run_dir)
-    page = _environment().get_template("run.html").render(v=view(run))
+    page = environment().get_template("run.html").render(v=view(run))
     path = run.folder / "report.html"
     write_text(path, page)
     return path
@@ -286,7 +289,8 @@ def write_report(run_dir: Path) -> Path:
 # ---------------------------------------------------------------------------------------------- the index
 
 
-def _link(target: Path, page: Path) -> str:
+def link(target: Path, page: Path) -> str:
+    """A relative address from a page to a file."""
     return quote(os.path.relpath(target, page.parent))
 
 
@@ -316,10 +320,10 @@ def write_index(
         views = []
         for run in members:
             rows = [
-                {**r, "outputs": [(Path(o).name, _link(Path(o).resolve(), page)) for o in r.get("outputs", ())]}
+                {**r, "outputs": [(Path(o).name, link(Path(o).resolve(), page)) for o in r.get("outputs", ())]}
                 for r in predictions.get(run.folder, ())
             ]
-            views.append({**view(run), "link": _link(run.folder / "report.html", page), "predictions": rows})
+            views.append({**view(run), "link": link(run.folder / "report.html", page), "predictions": rows})
         shown.append(
             {
                 "task": task,
@@ -330,7 +334,7 @@ def write_index(
             }
         )
     text = (
-        _environment()
+        environment()
         .get_template("index.html")
         .render(
             title=title,
@@ -359,4 +363,4 @@ def _compared(members: Sequence[Run]) -> Markup:
         rival = run.rival()
         if rival is not None:
             seen[rival] = Bar(words(rival[0]), rival[1].value, rival[1].low, rival[1].high)
-    return dots([*bars, *seen.values()], _axis(name, fact))
+    return dots([*bars, *seen.values()], axis_of(name, fact))

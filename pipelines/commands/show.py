@@ -127,8 +127,15 @@ def batch(console: Console, summary: Summary) -> None:
 
 def comparison(console: Console, result: Mapping[str, Any]) -> None:
     """Presets side by side."""
-    columns = result["columns"]
-    table(console, [words(c) for c in columns], [[row.get(c) for c in columns] for row in result["rows"]])
+    metric, rows = result["metric"], []
+    for row in result["rows"]:
+        over = [row.get(f"{kind}_{end}") for kind in ("seeds", "bootstrap") for end in ("low", "high")]
+        seeds, units = (f"{short(a)} to {short(b)}" if a is not None else "" for a, b in (over[:2], over[2:]))
+        costs = [short(row[k]) if row.get(k) is not None else "" for k in ("lr", "parameters", "items_per_second")]
+        rows.append([words(row["method"]), row[metric], seeds, units, *costs])
+    table(console, ["", words(metric), "over seeds", "over test units", "lr", "parameters", "items/s"], rows)
+    for warning in result["warnings"]:
+        console.print(Text(f"caution: {warning}"))
     print(f"page: {result['page']}")
 
 
