@@ -13,7 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 
 from domains import load_task
 from domains.task import TaskConfig
-from shared_backbones.errors import BadRequest
+from shared_backbones.channel import CHANNELS
+from shared_backbones.errors import BadRequest, unknown
+from shared_backbones.mixers import MIXERS
+from shared_backbones.options import check_options
 from shared_backbones.presets import Preset, adjust, load_preset
 
 M = TypeVar("M", bound=BaseModel)
@@ -256,5 +259,16 @@ def build_task(config: RunConfig) -> Any:
 
 
 def build_preset(config: RunConfig) -> Preset:
-    """The preset of a configuration with the changes that ``model`` asks for."""
-    return adjust(load_preset(config.preset), **config.model)
+    """The preset of a configuration with the changes that ``model`` asks for.
+
+    Raises BadRequest for a mixer, a channel layer or an option of theirs that is not there.
+    """
+    preset = adjust(load_preset(config.preset), **config.model)
+    for layer in (layer for stage in preset.backbone.stages for layer in stage.layers):
+        if layer.mixer not in MIXERS:
+            raise unknown("mixer", layer.mixer, MIXERS)
+        if layer.channel not in CHANNELS:
+            raise unknown("channel layer", layer.channel, CHANNELS)
+        check_options(f"mixer {layer.mixer!r}", MIXERS[layer.mixer], layer.mixer_options)
+        check_options(f"channel layer {layer.channel!r}", CHANNELS[layer.channel], layer.channel_options)
+    return preset

@@ -160,6 +160,18 @@ def test_it_builds_the_task_and_the_changed_preset() -> None:
     assert (stage.dim, stage.layers[0].mixer) == (4, "identity")
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("model.mixer=atention", "unknown mixer 'atention'; did you mean 'attention'"),
+        ("model.channel=mpl", "unknown channel layer 'mpl'; did you mean 'mlp'"),
+    ],
+)
+def test_a_preset_of_unknown_parts_is_refused(option: str, said: str) -> None:
+    with pytest.raises(BadRequest, match=said):
+        build_preset(request_(option))
+
+
 def test_paths_are_kept_absolute_and_names_as_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "series.csv").touch()

@@ -80,7 +80,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
         evidence = Evidence(np.repeat(np.arange(40), 4), {"x": x, "n": np.ones(160)})
         low, high = resample(mean, evidence, draws=150, seed=trial).interval("mean")
         covered += low <= 0.0 <= high
-    assert 0.89 <= covered / 200 <= 0.985  # 95 % less the known shortfall of percentile intervals; sd of the share 0.016
+    assert 0.89 <= covered / 200 <= 0.985  # a little short of 95 %, as percentile intervals are; sd 0.016
 
 
 def test_a_metric_of_raw_cases_is_resampled_row_by_row() -> None:
