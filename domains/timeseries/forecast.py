@@ -89,6 +89,8 @@ class Forecast:
         periods = sorted({season, cycle}) if options.cycle else []
         profile = choose_profile(train, split.parts["train"], periods, cycle)
         found = fit_ridge(train, val, profile)
+        if profile.any():  # both must speak for it: the blocks of the training part, and the newer validation part
+            found = min(found, fit_ridge(train, val, np.zeros_like(profile)), key=lambda ridge: ridge.val_mse)
         with torch.no_grad():
             model.cycle.copy_(torch.from_numpy(found.cycle))
             if options.skip == "ridge":

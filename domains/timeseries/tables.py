@@ -112,9 +112,9 @@ def _checked(frame: pd.DataFrame, source: str, separator: str | None) -> pd.Data
     return frame
 
 
-def row_of(series: pd.Series[float], i: int) -> int:
-    """The line of the file that holds the i-th cell, counting from 1 with the header line."""
-    return int(series.index[i]) + 2
+def _cell(column: pd.Series[float], i: int, source: str) -> str:
+    """The i-th cell as errors name it: its line in the file (counting the header), its column, its value."""
+    return f"{source}, row {int(column.index[i]) + 2}, column {column.name!r}: {column.iloc[i]!r}"
 
 
 def as_numbers(column: pd.Series[float], source: str, missing_values: Sequence[float] = ()) -> Float[np.ndarray, "n"]:
@@ -123,8 +123,7 @@ def as_numbers(column: pd.Series[float], source: str, missing_values: Sequence[f
     bad = np.flatnonzero((np.isnan(numbers) & column.notna().to_numpy()) | np.isinf(numbers))
     if len(bad):
         raise BadInput(
-            f"{source}, row {row_of(column, bad[0])}, column {column.name!r}: {column.iloc[bad[0]]!r} is no finite "
-            f"number ({len(bad)} such cells). Leave missing cells empty, name sentinels with missing_values, or leave "
+            f"{_cell(column, int(bad[0]), source)} is no finite number ({len(bad)} such cells). Leave missing cells empty, name sentinels with missing_values, or leave "
             "the column out with `columns`"
         )
     if missing_values:
@@ -145,8 +144,7 @@ def as_stamps(column: pd.Series[float], source: str, time_format: str | None) ->
     bad = np.flatnonzero(stamps.isna())
     if len(bad):
         raise BadInput(
-            f"{source}, row {row_of(column, bad[0])}, column {column.name!r}: {column.iloc[bad[0]]!r} is no time stamp "
-            f"in {time_format or 'ISO 8601 (2024-05-31 18:00:00)'}; state the pattern, e.g. "
+            f"{_cell(column, int(bad[0]), source)} is no time stamp in {time_format or 'ISO 8601 (2024-05-31 18:00:00)'}; state the pattern, e.g. "
             "--set time_format='%d.%m.%Y %H:%M'"
         )
     if stamps.tz is not None:
