@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -198,6 +198,15 @@ def whole(case: Case, dim: int, seed: int, axes: Axes | None = None, batch: int 
 def padded(case: Case, dim: int, seed: int, fill: float, holes: bool = False) -> tuple[Tensor, Layout]:
     """A batch of items of three sizes on one lattice, with gaps inside where ``holes``."""
     return collate(case, make_samples(case, dim, seed), case.frame, fill, holes)
+
+
+def single_precision(x: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
+    """The same sample in float32."""
+
+    def single(t: Tensor | None) -> Tensor | None:
+        return None if t is None else t.float()
+
+    return x.float(), replace(layout, positions=single(layout.positions), edge_attr=single(layout.edge_attr))
 
 
 def real_tokens(x: Tensor, layout: Layout) -> Tensor:

@@ -16,7 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cases import LARGE, LONG, TRACED, Case, LawError, Sample, cases, collate, make_samples, padded, real_tokens, whole
+from .cases import (
+    LARGE,
+    LONG,
+    TRACED,
+    Case,
+    LawError,
+    Sample,
+    cases,
+    collate,
+    make_samples,
+    padded,
+    real_tokens,
+    single_precision,
+    whole,
+)
 from .errors import BadRequest
 from .export import export_on_lattice, lattice_inputs
 from .flops import elements_written_in_backward, flops_of, growth
@@ -80,7 +94,8 @@ def law_facts(case: Case) -> str:
 
 def law_builds(case: Case) -> str:
     """Defaults build at any width, and equal seeds give equal weights."""
-    for dim in (16, 24, 30):
+    dims = (DIM,) if case.options else (16, 24, 30)
+    for dim in dims:
         a, b = case.build(dim), case.build(dim)
         for (name, p), q in zip(a.named_parameters(), b.parameters(), strict=True):
             if not torch.equal(p, q):
@@ -88,7 +103,7 @@ def law_builds(case: Case) -> str:
         x, layout = whole(case, dim, seed=0)
         if a(x, layout).shape != x.shape:
             raise LawError(f"at dim {dim} the output has shape {tuple(a(x, layout).shape)}, not {tuple(x.shape)}")
-    return "dims 16, 24, 30"
+    return f"dims {', '.join(map(str, dims))}"
 
 
 def law_finite(case: Case) -> str:
@@ -231,8 +246,7 @@ def _grown(case: Case, count: Callable[[Mixer, Tensor, Layout], int]) -> tuple[f
     twice = (*axes[:-1], 2 * axes[-1])
     counts = []
     for size in (axes, twice):
-        x, layout = whole(case, DIM, seed=9, axes=size, batch=1)
-        counts.append(count(mixer, x.float(), layout))
+        counts.append(count(mixer, *single_precision(*whole(case, DIM, seed=9, axes=size, batch=1))))
     n = int(torch.tensor(axes).prod())
     return (counts[1] / counts[0] if counts[0] else 0.0), growth(mixer.cost, n, DIM)
 
@@ -274,8 +288,7 @@ def law_backward(case: Case) -> str:
 def law_bf16(case: Case) -> str:
     """Under bf16 autocast outputs and gradients are finite and within 5 % of float32."""
     mixer = case.build(DIM, dtype=torch.float32)
-    x, layout = whole(case, DIM, seed=10)
-    x = x.float()
+    x, layout = single_precision(*whole(case, DIM, seed=10))
     exact = mixer(x, layout)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, grads = gradients(mixer, x, layout)
@@ -291,7 +304,8 @@ def law_export(case: Case) -> str:
     """``torch.export`` with dynamic sizes equals eager at sizes that were not traced, under a mask where it can."""
     mixer = case.build(DIM, dtype=torch.float32)
     # a trace takes seconds: only the two lowest ranks, and one causal axis
-    if case.rank not in sorted(mixer.ranks)[:2] or (case.causal and case.rank != min(mixer.ranks)):
+    lowest = min(mixer.ranks)
+    if not case.ordered or case.rank > lowest + 1 or (case.causal and case.rank != lowest):
         return ""
     traced, other = TRACED[case.rank]
     program = export_on_lattice(mixer, *_example(case, traced, seed=11, masked=mixer.exports_mask)).module()
@@ -306,11 +320,7 @@ def law_export(case: Case) -> str:
 def _example(case: Case, axes: tuple[int, ...], seed: int, masked: bool) -> tuple[Tensor, Layout]:
     samples = make_samples(case, DIM, seed=seed, extents=[axes, axes])
     x, layout = collate(case, samples, axes=axes, holes=masked, masked=masked)
-    attr = layout.edge_attr
-    assert layout.positions is not None
-    return x.float(), replace(
-        layout, positions=layout.positions.float(), edge_attr=None if attr is None else attr.float()
-    )
+    return single_precision(x, layout)
 
 
 def law_state_dict(case: Case) -> str:
@@ -338,23 +348,23 @@ def _refuses(what: str, call: Callable[[], Any]) -> None:
 
 def law_refusals(case: Case) -> str:
     """What the facts do not allow is refused with BadRequest, at build time and in forward."""
-    mixer = case.build(DIM)
+    mixer, given = case.build(DIM), dict(case.options)
     for rank in sorted(ALL_RANKS - mixer.ranks):
-        _refuses(f"a build for rank {rank}", lambda rank=rank: build_mixer(case.mixer, DIM, rank=rank))  # type: ignore[misc]
+        _refuses(f"a build for rank {rank}", lambda rank=rank: build_mixer(case.mixer, DIM, rank=rank, **given))  # type: ignore[misc]
     for rank in sorted(ALL_RANKS - ({mixer.rank} if mixer.rank else mixer.ranks)):
         shape = Layout((2,) * rank, positions=torch.rand(1, 2**rank, 1), edges=torch.zeros(2, 1, dtype=torch.long))
         x = torch.randn(1, 2**rank, DIM, dtype=torch.float64)
         _refuses(f"a lattice of rank {rank}", lambda x=x, shape=shape: mixer(x, shape))  # type: ignore[misc]
     for axis in sorted({0, 1, 2} - mixer.causal_axes):
-        _refuses(f"a causal axis {axis}", lambda axis=axis: build_mixer(case.mixer, DIM, causal_axes=(axis,)))  # type: ignore[misc]
+        _refuses(f"a causal axis {axis}", lambda a=axis: build_mixer(case.mixer, DIM, causal_axes=(a,), **given))  # type: ignore[misc]
     x, layout = whole(case, DIM, seed=15)
     for need in sorted(mixer.needs):
         bare = replace(layout, **{need: None})  # type: ignore[arg-type]
         _refuses(f"a layout without {need}", lambda bare=bare: mixer(x, bare))  # type: ignore[misc]
-        _refuses(f"a build without {need}", lambda: build_mixer(case.mixer, DIM, provides=()))
+        _refuses(f"a build without {need}", lambda: build_mixer(case.mixer, DIM, rank=case.rank, provides=(), **given))
     if not mixer.sets:
         _refuses("an unordered set", lambda: mixer(x, replace(layout, ordered=False)))
-    _refuses("an unknown option", lambda: build_mixer(case.mixer, DIM, no_such_option=1))
+    _refuses("an unknown option", lambda: build_mixer(case.mixer, DIM, no_such_option=1, **given))
     return "refused"
 
 
