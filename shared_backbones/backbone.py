@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from .block import Block
 from .blocks import to_blocks
-from .channel import CHANNELS
-from .errors import BadRequest, unknown
+from .channel import build_channel
+from .errors import BadRequest
 from .layout import Layout
 from .mixers import build_mixer
 from .norms import NORMS
-from .options import check_options
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,7 @@ class Merge(nn.Module):
             axes=tuple(-(-n // self.stride) for n in layout.axes),
             mask=None if layout.mask is None else weights.amax((2, 3)) > 0,
             positions=positions,
+            source=layout.source,
         )
 
 
@@ -110,7 +110,14 @@ class Columnar(nn.Module):
                     provides=tokens.provides,
                     **layer.mixer_options,
                 ),
-                build_channel(layer.channel, stage.dim, **layer.channel_options),
+                build_channel(
+                    layer.channel,
+                    stage.dim,
+                    rank=tokens.rank,
+                    ordered=tokens.ordered,
+                    causal_axes=tokens.causal_axes,
+                    **layer.channel_options,
+                ),
                 stage.placement,
                 stage.norm,
                 layer_scale,
@@ -157,6 +164,7 @@ class Backbone(nn.Module):
 
     def features(self, x: Float[Tensor, "B N C"], layout: Layout) -> list[tuple[Tensor, Layout]]:
         """Tokens and layout after every stage, the last one normalised: what dense heads and decoders read."""
+        x = layout.clean(x)  # once here: a NaN at a masked token would reach the norms' gradients
         found = []
         for merge, stage in zip(self.merges, self.stages, strict=True):
             if isinstance(merge, Merge):
@@ -168,14 +176,6 @@ class Backbone(nn.Module):
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> tuple[Float[Tensor, "B M K"], Layout]:
         return self.features(x, layout)[-1]
-
-
-def build_channel(name: str, dim: int, **options: Any) -> nn.Module:
-    """A channel layer by name; raises BadRequest for an unknown name or option."""
-    if name not in CHANNELS:
-        raise unknown("channel layer", name, CHANNELS)
-    check_options(f"channel layer {name!r}", CHANNELS[name], options)
-    return CHANNELS[name](dim, **options)
 
 
 def with_mixer(spec: BackboneSpec, mixer: str, **options: Any) -> BackboneSpec:

@@ -73,4 +73,5 @@ def pooled(x: Float[Tensor, "B N C"], layout: Layout, sizes: Sequence[int]) -> t
         axes=tuple(whole_blocks(n, size) for n, size in zip(layout.axes, sizes, strict=True)),
         mask=None if layout.mask is None else counts[..., 0] > 0,
         positions=None if layout.positions is None else mean(layout.positions),
+        source=layout.source,
     )

@@ -19,6 +19,7 @@ class Layout:
     mask: True where a token is real; None when all are.
     positions: real coordinates of the tokens (seconds, nm, metres), k of them per token.
     edges: (source, target) pairs of indices into the flattened B*N tokens; ``edge_attr`` one row per edge.
+    source: which task, domain or sensor each item comes from, counted from 0; what experts are chosen by.
     """
 
     axes: tuple[int, ...]
@@ -27,6 +28,7 @@ class Layout:
     positions: Float[Tensor, "B N k"] | None = None
     edges: Int[Tensor, "2 E"] | None = None
     edge_attr: Float[Tensor, "E F"] | None = None
+    source: Int[Tensor, "B"] | None = None
 
     @property
     def rank(self) -> int:
@@ -76,6 +78,7 @@ class Layout:
             positions=moved(self.positions),
             edges=moved(self.edges),
             edge_attr=moved(self.edge_attr),
+            source=moved(self.source),
         )
 
 
@@ -121,7 +124,7 @@ class AxisView:
 
         Where the parent has one coordinate per axis, those of the chosen axes come first.
         """
-        mask, positions = self.parent.mask, self.parent.positions
+        mask, positions, source = self.parent.mask, self.parent.positions, self.parent.source
         if positions is not None and positions.shape[-1] == self.parent.rank:
             positions = positions[..., list(self.axes + self.rest)]
         return Layout(
@@ -129,4 +132,7 @@ class AxisView:
             ordered=self.parent.ordered,
             mask=None if mask is None else self._rows(mask),
             positions=None if positions is None else self._rows(positions),
+            source=None
+            if source is None
+            else source.repeat_interleave(math.prod(self.parent.axes[i] for i in self.rest)),
         )

@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..layout import Layout
+from .base import Channel, hidden_of
 
 
-class MLP(nn.Module):
+class MLP(Channel):
     """W2 gelu(W1 x): the position-wise layer of "Attention Is All You Need" (Vaswani et al. 2017), with GELU."""
 
     def __init__(self, dim: int, ratio: float = 4.0, dropout: float = 0.0) -> None:
         super().__init__()
-        hidden = max(1, round(ratio * dim))
+        hidden = hidden_of(dim, ratio)
         self.up, self.down = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
-        return self.down(self.dropout(F.gelu(self.up(x))))
+        return self.down(self.dropout(F.gelu(self.up(layout.clean(x)))))
 
 
-class GLU(nn.Module):
+class GLU(Channel):
     """W3 (silu(W1 x) * W2 x): "GLU Variants Improve Transformer" (Shazeer 2020)."""
 
     def __init__(self, dim: int, ratio: float = 8 / 3, dropout: float = 0.0) -> None:
         super().__init__()
-        hidden = max(1, round(ratio * dim))
+        hidden = hidden_of(dim, ratio)
         self.gate, self.up, self.down = nn.Linear(dim, hidden), nn.Linear(dim, hidden), nn.Linear(hidden, dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
+        x = layout.clean(x)
         return self.down(self.dropout(F.silu(self.gate(x)) * self.up(x)))
 
 
-class NoChannel(nn.Module):
+class NoChannel(Channel):
     """y = 0: a block of the mixer alone."""
+
+    cost: ClassVar[str] = "O(1)"
 
     def __init__(self, dim: int) -> None:
         super().__init__()
