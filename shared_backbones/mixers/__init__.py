@@ -12,11 +12,13 @@ from .base import Mixer, StateMixer
 from .combine import Coarse, Over, Parallel, Serial, Split
 from .convolution import Convolution, MaxPooling, Pointwise, Separable
 from .delta import Delta
+from .directions import Directions
 from .dual import ChannelAttention, HiLo
 from .gating import Depthwise, Pooling
 from .grouping import Window
 from .identity import Identity
 from .linear import Linear
+from .memory import Leaky, TestTime
 from .neighborhood import Message
 from .retention import MatrixLstm, Retention
 from .spectral import Fourier
@@ -50,6 +52,9 @@ MIXERS: dict[str, type[Mixer]] = {
     "ssd": Ssd,
     "legendre": Legendre,
     "conv_ssm": ConvSsm,
+    "directions": Directions,
+    "memory": TestTime,
+    "leaky": Leaky,
 }
 
 

@@ -61,7 +61,7 @@ class Retention(Sequence):
     def init_state(self, batch: int) -> State:
         width = self.out.in_features // self.heads
         zeros = self.out.weight.new_zeros(batch, self.heads, width, width)
-        at = torch.zeros(batch, dtype=torch.long, device=zeros.device)
+        at = torch.zeros(batch, dtype=torch.float64, device=zeros.device)  # a whole number
         return {"s": zeros.to(torch.promote_types(zeros.dtype, torch.float32)), "at": at}
 
     def run(
@@ -69,7 +69,7 @@ class Retention(Sequence):
     ) -> tuple[Float[Tensor, "B N C"], State]:
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, -1))
         at = state["at"][:, None] + torch.arange(x.shape[1], device=x.device)
-        angle = at[..., None].double() * self.speed.double()  # exact after millions of tokens too
+        angle = at[..., None] * self.speed.double()  # exact after millions of tokens too
         k = k * k.shape[-1] ** -0.5
         if layout.mask is not None:
             k = k.masked_fill(~layout.mask[:, None, :, None], 0.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -94,9 +94,31 @@ class _Scan(torch.autograd.Function):
         return (flow * before).sum_to_size(a.shape), flow, a[0] * flow[0]
 
 
+def loop(body: Callable[..., Any], carry: list[Tensor], tokens: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """``body(carry, token) -> (carry, outputs)`` over dimension 0 of all tokens, by torch's own scan: the one loop that
+    an exported graph of unknown length can hold."""
+    from torch._higher_order_ops.scan import scan as torch_scan
+
+    return torch_scan(body, carry, tokens)
+
+
+def _exported(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
+    """:func:`scan` in a graph."""
+    if b.shape[0] == 1:
+        return torch.addcmul(b, a, start)
+
+    def body(carry: list[Tensor], token: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        h = torch.addcmul(token[1], token[0], carry[0])
+        return [h], [h.clone()]
+
+    return loop(body, [start], [a.contiguous(), b])[1][0]
+
+
 def scan(a: Float[Tensor, "N *a"], b: Float[Tensor, "N *b"], start: Float[Tensor, "*b"]) -> Float[Tensor, "N *b"]:
     """h_t = a_t h_(t-1) + b_t along dimension 0, with decays 0 <= a <= 1 that broadcast over what follows it."""
-    return torch.addcmul(b, a, start) if b.shape[0] == 1 else _Scan.apply(a, b, start)
+    if torch.compiler.is_exporting():
+        return _exported(a, b, start)
+    return _Scan.apply(a, b, start)
 
 
 def blocks_of(x: Tensor, length: int, dim: int = 2) -> Tensor:
@@ -236,7 +258,7 @@ def selective_scan(
     dt, u, rate, b, c, start = full(dt, u, rate, b, c, start)
     dt, u, b, c = (t.transpose(0, 1) for t in (dt, u, b, c))
     with full_precision(u):
-        if len(u) == 1:
+        if u.shape[0] == 1:
             h = torch.addcmul(u[0][:, None] * b[0][..., None], (dt[0][:, None] * rate).exp(), start)
             return (c[0][:, None] @ h), h
         y, last = _Selective.apply(dt.contiguous(), u.contiguous(), rate, b.contiguous(), c.contiguous(), start, block)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..layout import Layout
 from .base import Mode, State, StateMixer
+from .scans import loop
 
 
 class Sequence(StateMixer):
@@ -56,9 +57,7 @@ class Sequence(StateMixer):
         return sum(t.numel() for t in self.init_state(1).values())
 
     def _exported(self, x: Tensor, layout: Layout, state: State) -> Tensor:
-        """Token by token through torch's own scan: the one loop that a graph of unknown length can hold."""
-        from torch._higher_order_ops.scan import scan
-
+        """Token by token."""
         names = sorted(state)
         inputs = {"x": x, "mask": layout.mask, "positions": layout.positions}
         given = {name: t.movedim(1, 0) for name, t in inputs.items() if t is not None}
@@ -69,7 +68,7 @@ class Sequence(StateMixer):
             y, after = self.run(token["x"], here, dict(zip(names, carry, strict=True)), 1)
             return [after[name].clone() for name in names], [y[:, 0].clone()]
 
-        return scan(body, [state[name] for name in names], list(given.values()))[1][0].movedim(0, 1)
+        return loop(body, [state[name] for name in names], list(given.values()))[1][0].movedim(0, 1)
 
 
 class ShortConv(nn.Module):

@@ -57,7 +57,11 @@ class Selective(Sequence):
     def states(self, h: Tensor, conv: ShortConv) -> State:
         """Zeros of the shape of ``h``, before the first token."""
         h = h.to(torch.promote_types(h.dtype, torch.float32))
-        return {"h": h, "conv": conv.init_state(len(h)), "at": h.new_full((len(h),), -torch.inf, dtype=torch.float64)}
+        return {
+            "h": h,
+            "conv": conv.init_state(h.shape[0]),
+            "at": h.new_full((h.shape[0],), -torch.inf, dtype=torch.float64),
+        }
 
 
 class Scan(Selective):
@@ -284,5 +288,5 @@ class ConvSsm(Mixer):
         u, rate = full(layout.fold(u), self.log_rate.exp())
         keep = (-rate).exp()
         u = (u * (1 - keep) / rate).movedim(1, 0)
-        h = scan(keep.expand(len(u), *(1,) * (u.ndim - 2), -1), u, torch.zeros_like(u[0])).movedim(0, 1)
+        h = scan(keep.expand(u.shape[0], *(1,) * (u.ndim - 2), -1), u, torch.zeros_like(u[0])).movedim(0, 1)
         return layout.unfold(self.over_space(self.read, h.to(x.dtype))) + self.skip * x
