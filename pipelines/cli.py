@@ -94,7 +94,7 @@ def run(argv: Sequence[str]) -> int:
             values = result.values if isinstance(result, Answer) else {"error": message}
             write_json_line(stdout, {**values, "exit": code})
         elif isinstance(result, Answer):
-            result.show(Console(soft_wrap=False))
+            result.show(Console(width=None if sys.stdout.isatty() else 140))
     return code
 
 

@@ -154,12 +154,14 @@ def _sidecars(path: Path, beside: Sequence[Path]) -> list[Path]:
 
 
 def input_digests(sources: Sequence[str]) -> dict[str, str | None]:
-    """Source -> sha256 over its file and the file's sidecars; None where it is no local file."""
+    """Source -> sha256 over its file and the file's sidecars, or of its name where it names data; None for a URL."""
     listing: dict[Path, dict[str, list[Path]]] = {}
     found: dict[str, str | None] = dict.fromkeys(sources)
     for source in sources:
         path = Path(source)
         if not path.is_file():
+            if "://" not in source:  # a name stands for the same content as long as the code is the same
+                found[source] = hashlib.sha256(f"name:{source}".encode()).hexdigest()
             continue
         if path.parent not in listing:  # once per folder: a batch may name very many files of one
             beside = listing[path.parent] = {}

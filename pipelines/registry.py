@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -145,7 +146,8 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     for baseline, values in (metrics.get("baselines") or {}).items():
         found |= {f"baseline.{baseline}.{name}": value for name, value in values.items()}
     found |= {f"cost.{name}": value for name, value in (metrics.get("cost") or {}).items()}
-    return {k: float(v) for k, v in found.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    numbers = {k: float(v) for k, v in found.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    return {re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:250]: value for name, value in numbers.items()}
 
 
 def _curves(folder: Path) -> list[tuple[str, float, int]]:
