@@ -14,7 +14,7 @@ from shared_backbones.errors import BadRequest
 
 from .data import Panel
 from .ridge import WindowRidge, fit_ridge, zscored
-from .scoring import Forecast, conformal, score, statistics
+from .scoring import Forecast, conformal, scaled_past, score, statistics
 from .splits import origins, thinned
 from .windows import Windows, windows
 
@@ -61,12 +61,10 @@ def seasonal_naive(
 
 def forecaster(name: str, fitted: Fitted, ridge: WindowRidge) -> Forecast:
     """A baseline as a function of a batch in original units, z-scored forecasts out."""
-    mean, std, _ = statistics(fitted)
     horizon, season = int(fitted["horizon"]), int(fitted["season"])
 
     def run(batch: Batch) -> Float[np.ndarray, "B H V"]:
-        mask = batch["past_mask"].numpy()
-        past = np.where(mask, (batch["past"].numpy() - mean) / std, 0.0)
+        past, mask = scaled_past(batch, fitted)
         if name == "repeat_last":
             return repeat_last(past, mask, horizon)
         if name == "seasonal_naive":
@@ -92,10 +90,10 @@ def all_baselines(data: Panel, split: Split, fitted: Fitted, ets_origins: int) -
     found: dict[str, Evidence] = {}
     for name in ("repeat_last", "seasonal_naive", "window_ridge"):
         forecast = forecaster(name, fitted, ridge)
-        offsets = conformal(forecast, val, fitted)
-        found[name] = score(forecast, offsets, test, fitted)
+        intervals = conformal(forecast, val, fitted)
+        found[name] = score(forecast, intervals, test, fitted)
         if name == "window_ridge" and few:  # the same few windows, to read the next two against
-            found[f"{name} ({len(few)} windows)"] = score(forecast, offsets, few, fitted)
+            found[f"{name} ({len(few)} windows)"] = score(forecast, intervals, few, fitted)
     if few:
         from .statistical import statistical_baselines
 

@@ -19,6 +19,7 @@ from .config import ForecastConfig
 from .data import Panel
 from .fitting import cycle_of, fit_panel
 from .grid import season_of
+from .intervals import Intervals
 from .model import Forecaster, forecast_loss, forecasts_of
 from .opening import open_source
 from .predicting import forecast_file
@@ -109,15 +110,16 @@ class Forecast:
     def calibrate(self, model: nn.Module, data: Panel, split: Split, fitted: Fitted) -> None:
         """Interval widths per step ahead and series from the errors on validation windows."""
         assert isinstance(model, Forecaster)
-        offsets = conformal(forecasts_of(model), self._windows(data, split, "val"), fitted)
+        intervals = conformal(forecasts_of(model), self._windows(data, split, "val"), fitted)
         with torch.no_grad():
-            model.offsets.copy_(torch.from_numpy(offsets))
+            model.offsets.copy_(torch.from_numpy(intervals.offsets))
+            model.power.fill_(intervals.power)
 
     def evidence(self, model: nn.Module, data: Panel, split: Split, fitted: Fitted, part: Part) -> Evidence:
         """All windows of a part, scored in chunks; rows are blocks of look-back + horizon neighbouring windows."""
         assert isinstance(model, Forecaster)
-        offsets = model.offsets.cpu().numpy().astype(np.float64)
-        return score(forecasts_of(model), offsets, self._windows(data, split, part), fitted)
+        intervals = Intervals(model.offsets.double().cpu().numpy(), float(model.power))
+        return score(forecasts_of(model), intervals, self._windows(data, split, part), fitted)
 
     def baselines(self, data: Panel, split: Split, fitted: Fitted) -> Mapping[str, Evidence]:
         """Repeat-last, seasonal naive, window ridge, AutoETS and AutoTheta on the test part, in the same units."""

@@ -1,20 +1,77 @@
-"""Prediction intervals from the errors on validation windows, one width per step ahead and series.
+"""Prediction intervals from the errors on validation windows, per step ahead and series.
 
-Split conformal: the offsets of a quantile are the empirical quantile of the errors y - forecast on windows that were
-not trained on. They are ordered and enclose 0, so quantiles never cross and the point forecast lies between.
+Split conformal: the offset of a quantile is the empirical quantile of the errors y - forecast on windows that were not
+trained on. Offsets are ordered and enclose 0, so quantiles never cross and the point forecast lies between. They may
+widen with how much the look-back moves: errors are then ranked over spread^power, the power chosen on validation.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from .config import QUANTILES
 
-MAX_ERRORS = 20_000_000  # numbers kept while calibrating
+MAX_ERRORS = 4_000_000  # numbers kept while calibrating
+POWERS = (0.0, 0.5, 1.0)
+LEAST_SPREAD = 0.05  # z-scored: a still look-back does not make an interval vanish
 
 
-def offsets_of(errors: Float[np.ndarray, "n H V"], known: Bool[np.ndarray, "n H V"]) -> Float[np.ndarray, "5 H V"]:
+@dataclass(frozen=True)
+class Intervals:
+    """Offsets of QUANTILES around a point forecast, to be multiplied by spread^power; z-scored."""
+
+    offsets: Float[np.ndarray, "Q H V"]
+    power: float = 0.0
+
+    def around(self, spread: Float[np.ndarray, "B V"]) -> Float[np.ndarray, "Q B H V"]:
+        """Offsets for windows whose look-backs have these spreads."""
+        return self.offsets[:, None] * (spread**self.power)[None, :, None]
+
+
+def spread_of(past: Float[np.ndarray, "B L V"], mask: Bool[np.ndarray, "B L V"]) -> Float[np.ndarray, "B V"]:
+    """Standard deviation of each observed look-back, at least LEAST_SPREAD; ``past`` is z-scored, 0 where missing."""
+    count = np.maximum(1, mask.sum(1))
+    mean = past.sum(1) / count
+    variance = np.where(mask, (past - mean[:, None]) ** 2, 0.0).sum(1) / count
+    return np.maximum(np.sqrt(variance), LEAST_SPREAD)
+
+
+def fit_intervals(
+    errors: Float[np.ndarray, "n H V"], known: Bool[np.ndarray, "n H V"], spread: Float[np.ndarray, "n V"]
+) -> Intervals:
+    """Intervals from errors on validation windows in time order, masked where nothing was observed.
+
+    The power is the one whose intervals from one half of the windows have the least pinball loss on the other half.
+    """
+    half = len(errors) // 2
+    pairs = ((slice(0, half), slice(half, None)), (slice(half, None), slice(0, half))) if half else ()
+
+    def left_out(power: float) -> float:
+        total = 0.0
+        for fit, held in pairs:
+            offsets = offsets_of(errors[fit] / spread[fit, None] ** power, known[fit])
+            total += pinball(errors[held], known[held], Intervals(offsets, power).around(spread[held]))
+        return total
+
+    power = min(POWERS, key=left_out)
+    return Intervals(offsets_of(errors / spread[:, None] ** power, known), power)
+
+
+def pinball(
+    errors: Float[np.ndarray, "n H V"], known: Bool[np.ndarray, "n H V"], offsets: Float[np.ndarray, "Q n H V"]
+) -> float:
+    """Sum of the pinball losses of all quantiles over observed elements; ``offsets`` are about the same forecast."""
+    total = 0.0
+    for q, offset in zip(QUANTILES, offsets, strict=True):
+        gap = errors - offset
+        total += float(np.maximum(q * gap, (q - 1) * gap)[known].sum(dtype=np.float64))
+    return total
+
+
+def offsets_of(errors: Float[np.ndarray, "n H V"], known: Bool[np.ndarray, "n H V"]) -> Float[np.ndarray, "Q H V"]:
     """Offsets of QUANTILES around the point forecast from validation errors; masked places do not count.
 
     The finite-sample rule of split conformal prediction widens a quantile q of n errors to rank ceil((n + 1) q).
@@ -24,19 +81,17 @@ def offsets_of(errors: Float[np.ndarray, "n H V"], known: Bool[np.ndarray, "n H 
     ordered = np.sort(np.where(known, errors, np.inf), axis=0)
     count = known.sum(0)
     for i, q in enumerate(QUANTILES):
-        if q == 0.5:
+        if q == 0.5 or not len(errors):
             continue
         rank = np.floor((count + 1) * q) if q < 0.5 else np.ceil((count + 1) * q)
         place = np.clip(rank.astype(int) - 1, 0, np.maximum(count - 1, 0))
-        chosen = np.take_along_axis(ordered, place[None], 0)[0]
-        chosen = np.where(count > 0, chosen, 0.0)
+        chosen = np.where(count > 0, np.take_along_axis(ordered, place[None], 0)[0], 0.0)
         out[i] = np.minimum(chosen, 0) if q < 0.5 else np.maximum(chosen, 0)
-        widest = out[i].min(0) if q < 0.5 else out[i].max(0)
-        out[i] = np.where(count > 0, out[i], widest)
+        out[i] = np.where(count > 0, out[i], out[i].min(0) if q < 0.5 else out[i].max(0))
     return nested(out)
 
 
-def nested(offsets: Float[np.ndarray, "5 H V"]) -> Float[np.ndarray, "5 H V"]:
+def nested(offsets: Float[np.ndarray, "Q H V"]) -> Float[np.ndarray, "Q H V"]:
     """Offsets made to widen outwards from the median, so that no two quantiles cross."""
     out = offsets.copy()
     middle = QUANTILES.index(0.5)

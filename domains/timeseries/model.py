@@ -21,6 +21,7 @@ from shared_backbones.errors import BadRequest, unknown
 from shared_backbones.presets import Preset
 
 from .config import QUANTILES
+from .intervals import LEAST_SPREAD
 from .residuals import RESIDUALS
 from .windows import to_device
 
@@ -71,6 +72,7 @@ class Forecaster(nn.Module):
     static_std: Float[Tensor, "S"]
     static: Float[Tensor, "V S"]
     offsets: Float[Tensor, "Q H V"]
+    power: Float[Tensor, ""]
 
     def __init__(self, fitted: Fitted, preset: Preset) -> None:
         super().__init__()
@@ -85,6 +87,7 @@ class Forecaster(nn.Module):
             self.register_buffer(f"{role}_std", vector(f"{role}_std"))
         self.register_buffer("static", vector("static").reshape(series, -1))
         self.register_buffer("offsets", torch.zeros(len(QUANTILES), self.horizon, series))
+        self.register_buffer("power", torch.zeros(()))  # see domains.timeseries.intervals
         self.cycle = nn.Parameter(torch.zeros(cycle, series), requires_grad=options.tune_skip)
         self.skip = nn.Linear(self.lookback, self.horizon, bias=False)
         nn.init.zeros_(self.skip.weight)  # the window mean, until a closed form takes its place
@@ -162,7 +165,11 @@ class Forecaster(nn.Module):
 
     def quantiles(self, batch: Batch) -> Float[Tensor, "B Q H V"]:
         """z-scored forecasts of QUANTILES, never crossing; the median is the point forecast."""
-        return self(batch)[:, None] + self.offsets
+        mask = batch["past_mask"]
+        past, count = self.scaled(batch["past"], mask), mask.sum(1, keepdim=True).clamp_min(1)
+        deviation = (past - past.sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)
+        spread = ((deviation**2).sum(1, keepdim=True) / count).sqrt().clamp_min(LEAST_SPREAD)
+        return self(batch)[:, None] + self.offsets * (spread**self.power)[:, None]
 
 
 def forecasts_of(model: Forecaster) -> Callable[[Batch], Float[np.ndarray, "B H V"]]:

@@ -17,12 +17,11 @@ from jaxtyping import Float
 from domains.task import Batch, Evidence, Fitted, MetricFact
 
 from .config import LEVELS, QUANTILES
-from .intervals import MAX_ERRORS, offsets_of
+from .intervals import MAX_ERRORS, Intervals, fit_intervals, spread_of
 from .splits import thinned, units
 from .windows import Windows
 
 Forecast = Callable[[Batch], Float[np.ndarray, "B H V"]]
-Offsets = Float[np.ndarray, "Q *B H V"]
 
 FACTS: dict[str, MetricFact] = {
     "mse": MetricFact("z-scored", "lower", "mean squared error over all windows, steps and series"),
@@ -49,12 +48,20 @@ def targets(batch: Batch, fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
     return np.where(known, (batch["future"].numpy() - mean) / std, 0.0), known
 
 
-def score(forecast: Forecast, offsets: Offsets, source: Windows, fitted: Fitted) -> Evidence:
+def scaled_past(batch: Batch, fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
+    """z-scored look-backs (B, L, V), 0 where missing, and their mask."""
+    mean, std, _ = statistics(fitted)
+    mask = batch["past_mask"].numpy()
+    return np.where(mask, (batch["past"].numpy() - mean) / std, 0.0), mask
+
+
+def score(forecast: Forecast, intervals: Intervals, source: Windows, fitted: Fitted) -> Evidence:
     """Evidence of a forecaster over all its windows; a chunk of them is held at a time."""
     unit = units(source.origins, source.lookback, source.horizon)
     names, where = np.unique(unit, return_inverse=True)
     sums: dict[str, np.ndarray] = {}
     for places, batch in source.chunks(source.per_window * len(QUANTILES)):
+        offsets = intervals.around(spread_of(*scaled_past(batch, fitted)))
         for name, value in _window_sums(forecast(batch), offsets, batch, fitted).items():
             total = sums.setdefault(name, np.zeros((len(names), *value.shape[1:])))
             np.add.at(total, where[places], value)
@@ -73,20 +80,21 @@ def score_given(
     return Evidence(units(source.origins, source.lookback, source.horizon), sums)
 
 
-def conformal(forecast: Forecast, val: Windows, fitted: Fitted) -> Offsets:
-    """Interval offsets of a forecaster from its errors on validation windows (evenly thinned where they are many)."""
+def conformal(forecast: Forecast, val: Windows, fitted: Fitted) -> Intervals:
+    """Intervals of a forecaster from its errors on validation windows (evenly thinned where they are many)."""
     series = val.values.shape[1]
     val = replace(val, origins=thinned(val.origins, max(1, MAX_ERRORS // (val.horizon * series))))
-    errors = np.zeros((len(val), val.horizon, series), np.float32)
-    known = np.zeros(errors.shape, bool)
+    errors = np.zeros((len(val), val.horizon, series))
+    known, spread = np.zeros(errors.shape, bool), np.ones((len(val), series))
     for places, batch in val.chunks(val.per_window):
         y, known[places] = targets(batch, fitted)
         errors[places] = y - forecast(batch)
-    return offsets_of(errors, known)
+        spread[places] = spread_of(*scaled_past(batch, fitted))
+    return fit_intervals(errors, known, spread)
 
 
 def _window_sums(
-    point: Float[np.ndarray, "B H V"], offsets: Offsets, batch: Batch, fitted: Fitted
+    point: Float[np.ndarray, "B H V"], offsets: Float[np.ndarray, "Q B H V"], batch: Batch, fitted: Fitted
 ) -> Mapping[str, np.ndarray]:
     """Sums over the steps of each window, per series; ``step_*`` are sums over series, per step ahead."""
     mean, std, seasonal = statistics(fitted)

@@ -123,8 +123,8 @@ def as_numbers(column: pd.Series[float], source: str, missing_values: Sequence[f
     bad = np.flatnonzero((np.isnan(numbers) & column.notna().to_numpy()) | np.isinf(numbers))
     if len(bad):
         raise BadInput(
-            f"{_cell(column, int(bad[0]), source)} is no finite number ({len(bad)} such cells). Leave missing cells empty, name sentinels with missing_values, or leave "
-            "the column out with `columns`"
+            f"{_cell(column, int(bad[0]), source)} is no finite number ({len(bad)} such cells). "
+            "Leave missing cells empty, name sentinels with missing_values, or leave the column out with `columns`"
         )
     if missing_values:
         numbers[np.isin(numbers, missing_values)] = np.nan
@@ -144,7 +144,8 @@ def as_stamps(column: pd.Series[float], source: str, time_format: str | None) ->
     bad = np.flatnonzero(stamps.isna())
     if len(bad):
         raise BadInput(
-            f"{_cell(column, int(bad[0]), source)} is no time stamp in {time_format or 'ISO 8601 (2024-05-31 18:00:00)'}; state the pattern, e.g. "
+            f"{_cell(column, int(bad[0]), source)} is no time stamp in "
+            f"{time_format or 'ISO 8601 (2024-05-31 18:00:00)'}; state the pattern, e.g. "
             "--set time_format='%d.%m.%Y %H:%M'"
         )
     if stamps.tz is not None:
