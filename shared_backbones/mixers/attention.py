@@ -10,13 +10,12 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..errors import BadRequest
 from ..layout import Layout
-from .base import Mixer, heads_of
+from .base import Mixer, heads_of, join_heads, split_heads
 
 
 def causal_mask(axes: Sequence[int], causal: frozenset[int], device: torch.device) -> Bool[Tensor, "N N"] | None:
@@ -46,13 +45,13 @@ class Attention(Mixer):
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)
-        q, k, v = (rearrange(t, "b n (h d) -> b h n d", h=self.heads) for t in self.qkv(layout.clean(x)).chunk(3, -1))
+        q, k, v = (split_heads(t, self.heads) for t in self.qkv(layout.clean(x)).chunk(3, -1))
         mask, plain = layout.key_mask(), self.causal == {0} and layout.rank == 1 and layout.mask is None
         causal = None if plain else causal_mask(layout.axes, self.causal, x.device)  # a plain sequence needs no N x N
         if causal is not None:
             mask = causal if mask is None else mask & causal
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=plain)
-        return self.out(rearrange(y, "b h n d -> b n (h d)"))
+        return self.out(join_heads(y))
 
     def state_size(self, n: int) -> int:
         return 2 * n * self.out.in_features if self.causal else 0
@@ -102,9 +101,9 @@ class DecayAttention(Mixer):
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)
-        q, k, v = (rearrange(t, "b n (h d) -> b h n d", h=self.heads) for t in self.qkv(layout.clean(x)).chunk(3, -1))
+        q, k, v = (split_heads(t, self.heads) for t in self.qkv(layout.clean(x)).chunk(3, -1))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(layout).to(q.dtype))
-        return self.out(rearrange(y, "b h n d -> b n (h d)"))
+        return self.out(join_heads(y))
 
     def state_size(self, n: int) -> int:
         return 2 * n * self.out.in_features if self.causal else 0

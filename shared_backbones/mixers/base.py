@@ -102,6 +102,17 @@ def heads_of(dim: int, heads: int | None) -> int:
     return heads
 
 
+def split_heads(x: Float[Tensor, "*B N C"], heads: int) -> Float[Tensor, "*B H N D"]:
+    """Channels cut into heads: (..., N, C) -> (..., H, N, C / H)."""
+    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+
+def join_heads(x: Float[Tensor, "*B H N D"]) -> Float[Tensor, "*B N C"]:
+    """The inverse of :func:`split_heads`. It joins by copying: a view would bind an exported graph to the memory
+    order in which attention happened to return its result while it was traced."""
+    return torch.cat(x.unbind(-3), -1)
+
+
 def at_least(name: str, value: int, least: int) -> int:
     """``value`` of the option ``name``; raises BadRequest below ``least``."""
     if value < least:

@@ -17,7 +17,7 @@ from ..blocks import from_blocks, to_blocks
 from ..errors import BadRequest
 from ..layout import Layout
 from .attention import causal_mask
-from .base import Mixer, at_least, heads_of
+from .base import Mixer, at_least, heads_of, join_heads, split_heads
 
 
 def relative_index(window: int, rank: int) -> Int[Tensor, "P P"]:
@@ -76,7 +76,7 @@ class Window(Mixer):
         groups = to_blocks(layout.fold(self.qkv(layout.clean(x))), sizes, front)
         mask = x.new_ones(x.shape[:2], dtype=torch.bool) if layout.mask is None else layout.mask
         real = to_blocks(mask.reshape(-1, *layout.axes, 1), sizes, front)
-        q, k, v = (rearrange(t, "b g p (h d) -> (b g) h p d", h=self.heads) for t in groups.chunk(3, -1))
+        q, k, v = (split_heads(t, self.heads) for t in groups.flatten(0, 1).chunk(3, -1))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(real.flatten(0, 1)[..., 0]).to(q.dtype))
-        y = rearrange(y, "(b g) h p d -> b g p (h d)", b=x.shape[0])
+        y = join_heads(y).unflatten(0, groups.shape[:2])
         return self.out(layout.unfold(from_blocks(y, layout.axes, sizes, front)))

@@ -51,7 +51,8 @@ class Fourier(Mixer):
         last = len(axes) - 1
         for axis, n in enumerate(axes):
             at = torch.arange(n // 2 + 1 if axis == last else n, device=k.device) * self.size
-            low, share = at // n, (at % n).to(k.dtype) / n  # bin j of n lies at j * size / n of the stored bins
+            low = at // n  # bin j of n lies at j * size / n of the stored bins
+            share = (at - low * n).to(k.dtype) / n
             high = (low + 1).clamp_max(self.size // 2) if axis == last else (low + 1) % self.size
             low = low.clamp_max(k.shape[axis] - 1)
             share = share.reshape(-1, *(1,) * (k.ndim - axis - 1))
