@@ -81,7 +81,8 @@ class Bands:
     @staticmethod
     def from_json(raw: Mapping[str, Any]) -> Bands:
         """The inverse of :meth:`to_json`, after a trip through JSON."""
-        return Bands(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in raw.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in raw.items()}
+        return Bands(**values)
 
 
 def plain_bands(count: int, wavelength_nm: Sequence[float] | None = None, unit: str = "") -> Bands:

@@ -18,7 +18,7 @@ SVM_C = (1.0, 10.0, 100.0, 1000.0)
 SVM_GAMMA = (0.1, 0.3, 1.0, 3.0)  # times 1 / (number of bands)
 
 
-def _sample(label: Int64[np.ndarray, "n"], most: int) -> Int64[np.ndarray, "m"]:
+def sample(label: Int64[np.ndarray, "n"], most: int) -> Int64[np.ndarray, "m"]:
     """Positions of at most ``most`` cases, every class with an equal share where it has that many."""
     if len(label) <= most:
         return np.arange(len(label))
@@ -48,8 +48,8 @@ def classical(data: SceneData, split: Split, bands: list[int]) -> dict[str, Evid
     from sklearn.neighbors import KNeighborsClassifier
 
     flat = data.index.ravel().astype(np.int64)
-    train = split.parts["train"][_sample(flat[split.parts["train"]], MOST_TRAINING)]
-    val = split.parts["val"][_sample(flat[split.parts["val"]], MOST_TRAINING)]
+    train = split.parts["train"][sample(flat[split.parts["train"]], MOST_TRAINING)]
+    val = split.parts["val"][sample(flat[split.parts["val"]], MOST_TRAINING)]
     raw = _filled(data, train, bands)
     mean, std = raw.mean(0), raw.std(0)
     std = np.where(std > 0, std, 1.0)

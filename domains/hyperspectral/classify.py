@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,15 +14,17 @@ from torch import Tensor, nn
 
 from shared_backbones.errors import BadInput
 
-from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
+from ..task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
 from .bands import Bands, in_ranges
-from .baselines import classical
+from .baselines import classical, sample
+from .calibration import fitted_temperature
 from .config import ClassifyOptions
+from .linear import start_linear
 from .model import SceneClassifier
 from .samples import Tiles
 from .scoring import METRIC_FACTS, Tally, scores, softmax
 from .source import SceneData, load, spectra
-from .splits import audit_split, make_split, unit_of
+from .splits import audit_split, make_split, near, unit_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from shared_backbones.presets import Preset
 
 CALIBRATION_PIXELS = 200_000
+LINEAR_PIXELS = 20_000
 
 
 class Classify:
@@ -54,7 +58,13 @@ class Classify:
         return audit_split(data, split, self.config.patch_radius)
 
     def poison(self, data: SceneData, split: Split) -> SceneData:
-        return data.poisoned(split.parts["test"])
+        """Other labels at all test pixels, absurd spectra where no patch of the other parts may look.
+
+        Behind a buffer that is all of them; a leaking split, which the user has permitted, leaves few.
+        """
+        test, others = split.parts["test"], np.concatenate([split.parts[p] for p in PARTS[:2]])
+        seen = near(others, data.index.shape, self.config.patch_radius).ravel()
+        return data.poisoned(test, test[~seen[test]])
 
     def fit(self, data: SceneData, split: Split) -> Fitted:
         """Used bands, their means and deviations over training pixels, and the schema of the scene."""
@@ -94,15 +104,23 @@ class Classify:
         )
 
     def initialise(self, model: nn.Module, data: SceneData, split: Split) -> None:
-        """Nothing yet."""
+        """The linear path's closed form, from training pixels, its two choices made on validation."""
+        assert isinstance(model, SceneClassifier)
+        if model.skip is None:
+            return
+        fitted = self.fit(data, split)
+        train, val = (self._tiles(data, _fewer(data, split, p), fitted, p) for p in PARTS[:2])
+        start_linear(model, train, val, self.config.patch_radius)
 
     def items(self, data: SceneData, split: Split, fitted: Fitted, part: Part) -> Tiles:
-        augment = self.config.augment and part == "train"
-        return self._tiles(data, split, fitted, part, augment)
+        c, train = self.config, part == "train"
+        return self._tiles(data, split, fitted, part, c.augment and train, c.light if train else 0.0)
 
-    def _tiles(self, data: SceneData, split: Split, fitted: Fitted, part: Part, augment: bool = False) -> Tiles:
+    def _tiles(
+        self, data: SceneData, split: Split, fitted: Fitted, part: Part, augment: bool = False, light: float = 0.0
+    ) -> Tiles:
         c = self.config
-        return Tiles(data, split.parts[part], fitted["used"], c.tile, c.patch_radius, augment=augment)
+        return Tiles(data, split.parts[part], fitted["used"], c.tile, c.patch_radius, augment=augment, light=light)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Cross-entropy over the part's pixels, weighted by class where ``balanced``."""
@@ -165,6 +183,13 @@ class Classify:
         return map_scene(model, fitted, source, sink, self.config)
 
 
+def _fewer(data: SceneData, split: Split, part: Part) -> Split:
+    """The split with at most ``LINEAR_PIXELS`` pixels in a part, evenly over classes."""
+    at = split.parts[part]
+    kept = at[sample(data.index.ravel()[at].astype(np.int64), LINEAR_PIXELS)]
+    return replace(split, parts={**split.parts, part: kept})
+
+
 def _moments(values: Float32[np.ndarray, "n b"], seen: Any) -> tuple[Any, Any]:
     """Mean and deviation of each band over the pixels where it was measured; NaN where it never was."""
     count = seen.sum(0)
@@ -173,33 +198,6 @@ def _moments(values: Float32[np.ndarray, "n b"], seen: Any) -> tuple[Any, Any]:
         mean = x.sum(0) / count
         var = (np.where(seen, (values - mean) ** 2, 0.0)).sum(0) / count
     return mean, np.sqrt(var)
-
-
-def fitted_temperature(logits: Float[Tensor, "n K"], truth: Any) -> float:
-    """The temperature in 0.05 to 20 with the least negative log likelihood: golden section on its logarithm.
-
-    Targets are smoothed as if one more pixel of every class had been seen ("Probabilistic Outputs for Support Vector
-    Machines", Platt 1999): without an error on validation the likelihood alone would ask for boundless confidence.
-    """
-    z = logits.double()
-    smoothing = z.shape[1] / (len(z) + z.shape[1])
-
-    def cost(log_t: float) -> float:
-        return float(F.cross_entropy(z / np.exp(log_t), truth, label_smoothing=smoothing))
-
-    low, high, ratio = np.log(0.05), np.log(20.0), (np.sqrt(5) - 1) / 2
-    a, b = high - ratio * (high - low), low + ratio * (high - low)
-    at_a, at_b = cost(a), cost(b)
-    for _ in range(40):
-        if at_a <= at_b:
-            high, b, at_b = b, a, at_a
-            a = high - ratio * (high - low)
-            at_a = cost(a)
-        else:
-            low, a, at_a = a, b, at_b
-            b = low + ratio * (high - low)
-            at_b = cost(b)
-    return float(np.exp((low + high) / 2))
 
 
 __all__ = ["Bands", "Classify", "ClassifyOptions"]

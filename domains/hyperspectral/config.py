@@ -21,7 +21,9 @@ class SplitOptions(BaseModel):
     buffer: int | None = Field(None, ge=0, description="pixels kept free between parts; default: the patch radius")
     fractions: tuple[float, float, float] = Field((0.5, 0.2, 0.3), description="train, validation, test")
     per_class: int | None = Field(None, ge=2, description="training pixels per class (by=pixels only)")
-    allow_leak: bool = Field(False, description="permit the random pixel split, whose test patches hold training pixels")
+    allow_leak: bool = Field(
+        False, description="permit the random pixel split, whose test patches hold training pixels"
+    )
     seed: int = 0
 
     @model_validator(mode="after")
@@ -52,6 +54,7 @@ class ClassifyOptions(TaskConfig):
     split: SplitOptions = SplitOptions()
     balanced: bool = Field(False, description="weight classes in the loss by the inverse of their size")
     augment: bool = Field(True, description="flip and turn training tiles")
+    light: float = Field(0.1, ge=0, description="brighten and darken training tiles by about this share")
     tile: int = Field(32, ge=1, description="side of a training tile without its halo, in pixels")
     predict_tile: int = Field(0, ge=0, description="side of a prediction tile; 0: chosen by how the file is stored")
     simulated: dict[str, float] = Field(

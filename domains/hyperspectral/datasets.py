@@ -12,7 +12,9 @@ from ..public import PublicData, PublicFile
 _GRAPHCONVSC = (
     "https://raw.githubusercontent.com/AngryCai/GraphConvSC/00d051f835dcf6d66c6c099a1c91c62ff76fa78c/HSI_Datasets"
 )
-_GTVMBO = "https://raw.githubusercontent.com/HarlinLee/gtvMBO-public/6eb0bd6891dc3aa8acdeea3ad4a4a9c1aa78003d/data/samson"
+_GTVMBO = (
+    "https://raw.githubusercontent.com/HarlinLee/gtvMBO-public/6eb0bd6891dc3aa8acdeea3ad4a4a9c1aa78003d/data/samson"
+)
 
 
 def aviris_nominal() -> tuple[float, ...]:
@@ -44,8 +46,13 @@ SALINAS_A = PublicScene(
         name="salinas_a",
         domain="hyperspectral",
         files={
-            "SalinasA_corrected.mat": PublicFile("d75684ed3ab71a1024cee0f9db9061f50a3523a92ff5edfbbb1eed976b9f1721", f"{_GRAPHCONVSC}/SalinasA_corrected.mat"),
-            "SalinasA_gt.mat": PublicFile("17814c1d3296c0e29b27f320f2c4174d2a68adb87e376abe78f02923e2c2e454", f"{_GRAPHCONVSC}/SalinasA_gt.mat"),
+            "SalinasA_corrected.mat": PublicFile(
+                "d75684ed3ab71a1024cee0f9db9061f50a3523a92ff5edfbbb1eed976b9f1721",
+                f"{_GRAPHCONVSC}/SalinasA_corrected.mat",
+            ),
+            "SalinasA_gt.mat": PublicFile(
+                "17814c1d3296c0e29b27f320f2c4174d2a68adb87e376abe78f02923e2c2e454", f"{_GRAPHCONVSC}/SalinasA_gt.mat"
+            ),
         },
         licence="none stated",
         source="AVIRIS (NASA/JPL), Salinas Valley; EHU Grupo de Inteligencia Computacional, Hyperspectral Remote "
@@ -76,8 +83,12 @@ SAMSON = PublicData(
     name="samson",
     domain="hyperspectral",
     files={
-        "samson_1.mat": PublicFile("1ebacaf7cd32bfc31c0ee3fd56c63a7f29a434893a8b45705fb59cd8a0c8beb6", f"{_GTVMBO}/samson_1.mat"),
-        "end3.mat": PublicFile("ce768182ce5292390180f827ff5769112cf3d299f4e64ab43e950a310b7ec9fa", f"{_GTVMBO}/end3.mat"),
+        "samson_1.mat": PublicFile(
+            "1ebacaf7cd32bfc31c0ee3fd56c63a7f29a434893a8b45705fb59cd8a0c8beb6", f"{_GTVMBO}/samson_1.mat"
+        ),
+        "end3.mat": PublicFile(
+            "ce768182ce5292390180f827ff5769112cf3d299f4e64ab43e950a310b7ec9fa", f"{_GTVMBO}/end3.mat"
+        ),
     },
     licence="none stated",
     source="F. Zhu et al., structured sparse method for hyperspectral unmixing (2014)",

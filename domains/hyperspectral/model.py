@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -107,6 +108,43 @@ def _rows(options: Sequence[Mapping[str, Any]]) -> tuple[LayerSpec, ...]:
     return tuple(layers)
 
 
+class LinearSkip(nn.Module):
+    """A linear classifier of spectra averaged over a square around each pixel: the bar that depth has to clear.
+
+    Averaging the scores is averaging the spectra, and far cheaper. Weights and ``radius`` have a closed form; see
+    :mod:`.linear`.
+    """
+
+    radius: Tensor
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(classes, features))
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self.register_buffer("radius", torch.zeros((), dtype=torch.long))
+
+    def weigh(self, x: Float[Tensor, "n M"]) -> Float[Tensor, "n K"]:
+        return x @ self.weight.T
+
+    def average(
+        self, scores: Float[Tensor, "B K rows cols"], valid: Bool[Tensor, "B rows cols"]
+    ) -> Float[Tensor, "B K rows cols"]:
+        """Mean over the measured pixels of the square, plus the bias; ``scores`` is 0 elsewhere."""
+        mean = box_mean(scores, valid, int(self.radius))
+        return (mean + self.bias[:, None, None]) * valid[:, None]
+
+
+def box_mean(
+    x: Float[Tensor, "B C rows cols"], valid: Bool[Tensor, "B rows cols"], radius: int
+) -> Float[Tensor, "B C rows cols"]:
+    """Mean over the valid pixels of the square of ``radius`` around each pixel; ``x`` must be 0 at the others."""
+    if radius == 0:
+        return x
+    side = 2 * radius + 1
+    share = F.avg_pool2d(valid[:, None].to(x.dtype), side, stride=1, padding=radius)
+    return F.avg_pool2d(x, side, stride=1, padding=radius) / share.clamp_min(0.5 / side**2)
+
+
 class SceneClassifier(nn.Module):
     """Windows of a scene -> logits of every pixel.
 
@@ -152,14 +190,24 @@ class SceneClassifier(nn.Module):
         width = spec.stages[-1].dim
         self.dropout = nn.Dropout(float(preset.model.get("dropout", 0.0)))
         self.head = nn.Linear(width, classes)
-        self.skip = nn.Linear(tokens[0] * tokens[1], classes) if preset.model.get("skip", True) else None
+        self.skip = LinearSkip(tokens[0] * tokens[1], classes) if preset.model.get("skip", True) else None
+        if self.skip is not None:
+            nn.init.zeros_(self.head.weight)  # at first the linear path speaks alone
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("class_weight", torch.tensor(class_weight, dtype=torch.float32))
-        self.reach = 0 if self.spatial is None else _reach(self.spatial, patch_radius)
+        self._spatial_reach = 0 if self.spatial is None else _reach(self.spatial, patch_radius)
 
     @property
-    def bands(self) -> int:
-        return len(self.moments.nm)
+    def reach(self) -> int:
+        """How far (pixels) the answer for a pixel depends on others."""
+        return max(self._spatial_reach, 0 if self.skip is None else int(self.skip.radius))
+
+    def linear_features(self, cube: Tensor, seen: Tensor) -> Float[Tensor, "B M rows cols"]:
+        """What the linear path reads of every pixel, before any averaging; 0 where nothing was measured."""
+        b, _, rows, cols = cube.shape
+        moments, real = self.moments(cube.movedim(1, -1).flatten(0, 2), seen.movedim(1, -1).flatten(0, 2))
+        flat = moments.masked_fill(~real[..., None], 0.0).flatten(1)
+        return flat.reshape(b, rows, cols, -1).movedim(-1, 1)
 
     def forward(
         self, cube: Float[Tensor, "B b rows cols"], seen: Bool[Tensor, "B b rows cols"]
@@ -176,12 +224,14 @@ class SceneClassifier(nn.Module):
             mask = None if bool(valid.all()) else valid.reshape(b, -1)
             mixed, _ = self.spatial(lattice.reshape(b, rows * cols, -1), Layout((rows, cols), mask=mask))
             features = mixed.flatten(0, 1)[valid]
-        logits = self.head(self.dropout(features))
+        out = features.new_zeros(len(valid), len(self.class_weight))
+        out[valid] = self.head(self.dropout(features))
+        logits = out.reshape(b, rows, cols, -1).movedim(-1, 1)
         if self.skip is not None:
-            logits = logits + self.skip(moments.flatten(1))
-        out = logits.new_zeros(len(valid), logits.shape[1])
-        out[valid] = logits / self.temperature
-        return out.reshape(b, rows, cols, -1).movedim(-1, 1)
+            linear = features.new_zeros(len(valid), len(self.class_weight))
+            linear[valid] = self.skip.weigh(moments.masked_fill(~real[..., None], 0.0).flatten(1))
+            logits = logits + self.skip.average(linear.reshape(b, rows, cols, -1).movedim(-1, 1), seen.any(1))
+        return logits / self.temperature
 
     def on_bands(self, nm: Sequence[float]) -> SceneClassifier:
         """The same model for scenes on other wavelengths (nm): statistics interpolated, the stem's map made anew."""

@@ -34,8 +34,8 @@ def measured_reach(mix: Mix, channels: int, limit: int) -> int:
             reach = max(reach, int(torch.maximum((rows - at).abs(), (cols - at).abs()).max()))
     if reach > limit:
         raise BadRequest(
-            f"this preset mixes pixels more than {limit} apart, and patch_radius={limit} is what the split's buffer and "
-            "the prediction's halo cover. Raise patch_radius, or use fewer layers, smaller kernels, or local mixers "
+            f"this preset mixes pixels more than {limit} apart, and patch_radius={limit} is all that the split's "
+            "buffer covers. Raise patch_radius, or use fewer layers, smaller kernels, or local mixers "
             "(identity, pooling, depthwise)"
         )
     x = torch.randn(1, channels, side + 1, side + 1, generator=generator, dtype=torch.float64)

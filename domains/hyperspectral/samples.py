@@ -48,9 +48,10 @@ class Tiles:
         halo: int,
         *,
         augment: bool = False,
+        light: float = 0.0,
     ) -> None:
         self.data, self.bands = data, np.array(bands)
-        self.tile, self.halo, self.augment = tile, halo, augment
+        self.tile, self.halo, self.augment, self.light = tile, halo, augment, light
         rows, cols = np.divmod(at, data.index.shape[1])
         self.corners = np.unique(np.stack([rows // tile, cols // tile], 1), axis=0) * tile
         chosen = np.zeros(data.index.size, dtype=bool)
@@ -67,7 +68,9 @@ class Tiles:
             return self._cache.kept[i]
         top, left = (int(v) - self.halo for v in self.corners[i])
         side = self.tile + 2 * self.halo
-        rows, cols = (slice(max(0, a), min(n, a + side)) for a, n in zip((top, left), self.data.index.shape, strict=True))
+        rows, cols = (
+            slice(max(0, a), min(n, a + side)) for a, n in zip((top, left), self.data.index.shape, strict=True)
+        )
         cube = torch.zeros(len(self.bands), side, side)
         seen = torch.zeros(len(self.bands), side, side, dtype=torch.bool)
         values, measured = self.data.read(rows, cols)
@@ -87,7 +90,7 @@ class Tiles:
         return target
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Tiles by number. With ``augment`` each is turned and flipped at random (torch's random state)."""
+        """Tiles by number; ``augment`` turns and flips them, ``light`` brightens them, by torch's random state."""
         cubes, masks, targets = [], [], []
         for i in indices:
             cube, seen = self._read(int(i))
@@ -95,6 +98,8 @@ class Tiles:
             if self.augment:
                 turns, flip = (int(v) for v in torch.randint(0, 4, (2,)))
                 cube, seen, target = (_turned(t, turns, flip < 2) for t in (cube, seen, target))
+            if self.light:
+                cube = cube * (1 + self.light * torch.randn(())).clamp_min(0.1)
             cubes.append(cube)
             masks.append(seen)
             targets.append(target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,29 +13,15 @@ from ..task import Evidence, MetricFact
 BINS = 15  # of equal width in confidence
 
 
-class FactsByPrefix(dict[str, MetricFact]):
-    """Metric facts, where every ``f1_<class id>`` is read like the others of its kind."""
-
-    def __missing__(self, name: str) -> MetricFact:
-        if name.startswith("f1_"):
-            return MetricFact("1", "higher", f"F1 of class {name[3:]}")
-        raise KeyError(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            return default
-
-
-METRIC_FACTS: Mapping[str, MetricFact] = FactsByPrefix(
-    oa=MetricFact("1", "higher", "overall accuracy: share of test pixels that are right"),
-    aa=MetricFact("1", "higher", "average accuracy: mean over classes of the share that is right"),
-    kappa=MetricFact("1", "higher", "Cohen's kappa: agreement beyond chance"),
-    f1_macro=MetricFact("1", "higher", "mean F1 over classes"),
-    ece=MetricFact("1", "lower", "expected calibration error, after the temperature was fitted on validation"),
-    ece_before=MetricFact("1", "lower", "expected calibration error of the plain softmax"),
-)
+METRIC_FACTS: Mapping[str, MetricFact] = {
+    "oa": MetricFact("1", "higher", "overall accuracy: share of test pixels that are right"),
+    "aa": MetricFact("1", "higher", "average accuracy: mean over classes of the share that is right"),
+    "kappa": MetricFact("1", "higher", "Cohen's kappa: agreement beyond chance"),
+    "f1_macro": MetricFact("1", "higher", "mean F1 over classes"),
+    "ece": MetricFact("1", "lower", "expected calibration error, after the temperature was fitted on validation"),
+    "ece_before": MetricFact("1", "lower", "expected calibration error before that"),
+    "f1_<class>": MetricFact("1", "higher", "F1 of one class, by its id"),
+}
 
 
 def calibration_bins(confidence: Float[np.ndarray, "n"], right: Any) -> Float[np.ndarray, "bins 3"]:
@@ -115,8 +101,3 @@ def softmax(logits: Float[np.ndarray, "n K"]) -> Float[np.ndarray, "n K"]:
     """Row-wise, in float64."""
     z = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     return z / z.sum(1, keepdims=True)
-
-
-def rows_of(evidence: Evidence) -> Iterator[tuple[int, Any]]:
-    """(unit, confusion counts) of every row."""
-    yield from zip(evidence.unit.tolist(), evidence.columns["confusion"], strict=True)

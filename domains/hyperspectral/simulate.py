@@ -43,7 +43,13 @@ def _leaf(nm: Curve, chlorophyll: float, water: float, structure: float, red_edg
     plateau = structure / (1 + np.exp(-(nm - red_edge) / 14))
     swir = 1.0 - (0.35 + 0.25 * water) / (1 + np.exp(-(nm - 1380) / 60))
     curve = (visible + plateau) * swir
-    for centre, width, depth in ((970, 28, 0.10), (1200, 40, 0.22), (1450, 55, 0.70), (1940, 70, 0.80), (2500, 160, 0.6)):
+    for centre, width, depth in (
+        (970, 28, 0.10),
+        (1200, 40, 0.22),
+        (1450, 55, 0.70),
+        (1940, 70, 0.80),
+        (2500, 160, 0.6),
+    ):
         curve = curve * _dip(nm, centre, width, min(0.95, depth * water))
     return curve
 
@@ -59,7 +65,13 @@ def _soil(nm: Curve, brightness: float, clay: float, iron: float, moisture: floa
 
 def _straw(nm: Curve) -> Curve:
     curve = 0.42 * (1 - np.exp(-(nm - 380) / 330))
-    for centre, width, depth in ((1730, 40, 0.08), (2100, 60, 0.22), (2300, 50, 0.20), (1450, 50, 0.15), (1940, 60, 0.25)):
+    for centre, width, depth in (
+        (1730, 40, 0.08),
+        (2100, 60, 0.22),
+        (2300, 50, 0.20),
+        (1450, 50, 0.15),
+        (1940, 60, 0.25),
+    ):
         curve = curve * _dip(nm, centre, width, depth)
     return curve
 
@@ -108,7 +120,7 @@ def sensor(count: int, first_nm: float = 420.0, last_nm: float = 2450.0) -> Band
     nm = np.linspace(first_nm, last_nm, count)
     bad = ((nm > 1350) & (nm < 1430)) | ((nm > 1800) & (nm < 1950))
     width = (last_nm - first_nm) / max(1, count - 1)
-    plain = plain_bands(count, nm.round(3), "reflectance")
+    plain = plain_bands(count, [float(w) for w in nm.round(3)], "reflectance")
     return Bands(
         plain.wavelength_nm,
         (round(1.1 * width, 3),) * count,

@@ -53,11 +53,11 @@ class SceneData:
             flat[self.absurd] = True
         return flat.reshape(self.index.shape)
 
-    def poisoned(self, at: Int64[np.ndarray, "n"]) -> SceneData:
-        """The same data with absurd spectra and other labels at these pixels."""
+    def poisoned(self, labels: Int64[np.ndarray, "n"], values: Int64[np.ndarray, "m"]) -> SceneData:
+        """The same data with other labels and absurd spectra at these pixels (flat indices)."""
         index = self.index.copy()
-        index.flat[at] = (index.flat[at] + 1) % len(self.class_ids)
-        return replace(self, index=index, absurd=at)
+        index.flat[labels] = (index.flat[labels] + 1) % len(self.class_ids)
+        return replace(self, index=index, absurd=values)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def load(source: str, options: ClassifyOptions) -> SceneData:
     if scene.bands.wavelength_nm is None:
         raise BadInput(
             f"{scene.where}: states no wavelengths, and the models here place every band in the spectrum. Write them "
-            f"into {Path(scene.where).stem}.json beside it as {{\"wavelength\": [...]}}, or give --set "
+            f'into {Path(scene.where).stem}.json beside it as {{"wavelength": [...]}}, or give --set '
             "wavelengths=400-2500 for evenly spaced bands (nm)"
         )
     class_ids = np.unique(labels.ids[labels.ids >= 0])
@@ -184,7 +184,9 @@ def _facts(found: Found, labels: Labels, index: Any, class_ids: Any, names: tupl
         "crs": (scene.crs or "none")[:80],
         "transform": None if scene.transform is None else list(scene.transform),
         "nodata": scene.nodata,
-        "classes": {str(int(c)): {"name": n, "pixels": int(k)} for c, n, k in zip(class_ids, names, counts, strict=True)},
+        "classes": {
+            str(int(c)): {"name": n, "pixels": int(k)} for c, n, k in zip(class_ids, names, counts, strict=True)
+        },
         "polygons": None if labels.polygons is None else int(labels.polygons.max()) + 1,
         "notes": [*found.notes],
         **found.facts,
@@ -216,5 +218,6 @@ def refuse_leak(allowed: bool) -> None:
     if not allowed:
         raise BadRequest(
             "a random pixel split leaks: the patches of test pixels hold training pixels, and a classifier of "
-            "coordinates alone scores above the spectra. Use split.by=blocks, or permit it with --set split.allow_leak=true"
+            "coordinates alone scores above the spectra. Use split.by=blocks, or permit it with --set "
+            "split.allow_leak=true"
         )

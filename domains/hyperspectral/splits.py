@@ -122,7 +122,9 @@ def _deal(
         members = np.flatnonzero((counts[:, c] > 0) & (part < 0))
         for u in rng.permutation(members):
             # train and test come before validation where a class has only two units
-            need = (target[:, c] - got[:, c]) / np.maximum(target[:, c], 1) + np.array([0.2, 0.0, 0.1]) * (got[:, c] == 0)
+            need = (target[:, c] - got[:, c]) / np.maximum(target[:, c], 1) + np.array([0.2, 0.0, 0.1]) * (
+                got[:, c] == 0
+            )
             part[u] = int(need.argmax())
             got[part[u]] += counts[u]
     return part
@@ -149,9 +151,7 @@ def distance_to(at: Int64[np.ndarray, "n"], shape: tuple[int, int]) -> Int64[np.
     return distance_transform_cdt(free, metric="chessboard").astype(np.int64)
 
 
-def _too_few(
-    data: SceneData, by: str, options: SplitOptions, buffer: int, lacking: Any, most_units: Any
-) -> BadInput:
+def _too_few(data: SceneData, by: str, options: SplitOptions, buffer: int, lacking: Any, most_units: Any) -> BadInput:
     worst = int(lacking.argmax())
     name, number = data.class_names[worst], data.class_ids[worst]
     pixels = int((data.index == worst).sum())
@@ -200,7 +200,10 @@ def _result(data: SceneData, by: str, options: SplitOptions, buffer: int, parts:
     }[by]
     flat = data.index.ravel()
     classes = {
-        p: {str(i): int(n) for i, n in zip(data.class_ids, np.bincount(flat[a], minlength=len(data.class_ids)), strict=True)}
+        p: {
+            str(i): int(n)
+            for i, n in zip(data.class_ids, np.bincount(flat[a], minlength=len(data.class_ids)), strict=True)
+        }
         for p, a in parts.items()
     }
     facts: dict[str, Any] = {

@@ -13,7 +13,7 @@ from shared_backbones.errors import BadInput
 from ..bands import Bands
 from .arrays import described, open_mat, open_npy, sidecar
 from .labels import Labels, read_labels
-from .raster import RasterScene, envi_data, gdal
+from .raster import CACHE_MB, RasterScene, envi_data, gdal
 from .scene import ArrayScene, CorruptBlock, Cube, Scene, Seen
 from .writer import RasterWriter, copy_cube, cube_writer
 
@@ -89,7 +89,7 @@ def open_scene(
 def spread(wavelengths: Sequence[float] | str, count: int) -> list[float]:
     """Wavelengths (nm) for ``count`` bands, as a user states them: one each, or "first-last" evenly spaced."""
     if isinstance(wavelengths, str):
-        first, dash, last = wavelengths.partition("-")
+        first, _, last = wavelengths.partition("-")
         try:
             return [float(v) for v in np.linspace(float(first), float(last), count)]
         except ValueError as e:
@@ -100,6 +100,7 @@ def spread(wavelengths: Sequence[float] | str, count: int) -> list[float]:
 
 
 __all__ = [
+    "CACHE_MB",
     "ArrayScene",
     "CorruptBlock",
     "Described",

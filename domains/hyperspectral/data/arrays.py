@@ -17,9 +17,8 @@ from shared_backbones.errors import BadInput, unknown
 from ..bands import Bands, plain_bands, to_nanometres
 from .scene import ArrayScene
 
-_SIDECAR_KEYS = {
-    "wavelength", "wavelength_units", "fwhm", "bbl", "names", "unit", "scale", "offset", "nodata", "crs", "transform", "axes",
-}  # fmt: skip
+_PER_BAND_KEYS = {"wavelength", "fwhm", "bbl", "names", "scale", "offset"}
+_SIDECAR_KEYS = _PER_BAND_KEYS | {"wavelength_units", "unit", "nodata", "crs", "transform", "axes"}
 _AXES = {"rows,cols,bands": (2, 0, 1), "bands,rows,cols": (0, 1, 2)}
 
 

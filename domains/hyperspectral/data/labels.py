@@ -150,7 +150,9 @@ def _from_polygons(path: Path, scene: Scene, attribute: str | None) -> Labels:
     fields = [str(f) for f in meta["fields"]]
     chosen = attribute or (fields[0] if len(fields) == 1 else "class" if "class" in fields else None)
     if chosen is None:
-        raise BadInput(f"{path}: which attribute is the class? Name it with --set label_attribute=NAME ({', '.join(fields)})")
+        raise BadInput(
+            f"{path}: which attribute is the class? Name it with --set label_attribute=NAME ({', '.join(fields)})"
+        )
     if chosen not in fields:
         raise BadInput(f"{path}: {unknown('attribute', chosen, fields)}")
     ids, names = _class_ids(path, chosen, columns[fields.index(chosen)])
@@ -192,9 +194,7 @@ def _onto(path: Path, geometries: list[Any], crs: str | None, scene: Scene) -> t
     return moved, (f"polygons were transformed from {_name(crs)} to {_name(scene.crs)}",)
 
 
-def outlines(
-    ids: Int32[np.ndarray, "rows cols"], transform: tuple[float, ...]
-) -> list[tuple[dict[str, Any], int]]:
+def outlines(ids: Int32[np.ndarray, "rows cols"], transform: tuple[float, ...]) -> list[tuple[dict[str, Any], int]]:
     """The areas of equal id as polygons (GeoJSON-like mappings) with their id; ``UNLABELLED`` left out."""
     found = shapes(ids, mask=ids != UNLABELLED, transform=Affine(*transform))
     return [(geometry, int(value)) for geometry, value in found]

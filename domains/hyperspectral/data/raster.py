@@ -27,7 +27,7 @@ ENVI_DATA = ("", ".img", ".dat", ".bsq", ".bil", ".bip", ".raw", ".bin")
 
 @contextmanager
 def gdal() -> Iterator[None]:
-    """GDAL as every reader and writer here wants it: a bounded cache, and no warning for a raster without georeference."""
+    """GDAL as every reader and writer here wants it: a bounded cache, no warning where a georeference is missing."""
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
@@ -136,7 +136,9 @@ def _field(where: str, header: dict[str, str], tags: list[dict[str, str]], name:
     if not found:
         return None
     if len(found) != len(tags):
-        raise BadInput(f"{where}: only {len(found)} of {len(tags)} bands have a tag {name!r}; give it to all or to none")
+        raise BadInput(
+            f"{where}: only {len(found)} of {len(tags)} bands have a tag {name!r}; give it to all or to none"
+        )
     return [parse_numbers(f"{where}: tag {name!r}", v)[0] for v in found]
 
 
@@ -169,4 +171,6 @@ def envi_data(header: Path) -> Path:
         candidate = header.with_suffix(ending)
         if candidate.is_file() and candidate != header:
             return candidate
-    raise BadInput(f"{header}: no data file beside this header (looked for {header.stem} with {', '.join(ENVI_DATA[1:])})")
+    raise BadInput(
+        f"{header}: no data file beside this header (looked for {header.stem} with {', '.join(ENVI_DATA[1:])})"
+    )

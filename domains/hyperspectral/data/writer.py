@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 from collections.abc import Mapping, Sequence
@@ -55,14 +56,13 @@ class RasterWriter:
         room = shutil.disk_usage(path.parent).free
         if room < (size if not creation.get("compress") else 0) + 2**20:
             raise BadInput(f"{path}: the disk has {room >> 20} MB left, the output needs up to {(size >> 20) + 1} MB")
-        profile: dict[str, Any] = {
-            "driver": driver, "height": rows, "width": cols, "count": count, "dtype": dtype, "nodata": nodata, **creation,
-        }  # fmt: skip
+        profile: dict[str, Any] = {"height": rows, "width": cols, "count": count, "dtype": dtype, "nodata": nodata}
+        profile |= {"driver": driver, **creation}
         if like.crs:
             profile["crs"] = like.crs
         if like.transform:
             profile["transform"] = Affine(*like.transform)
-        with gdal(), _disk(path):
+        with gdal(), DiskErrors(path):
             self._file = rasterio.open(path, "w", **profile)
             for i, name in enumerate(names):
                 self._file.set_band_description(i + 1, name)
@@ -81,21 +81,21 @@ class RasterWriter:
 
     def write(self, rows: slice, cols: slice, values: Shaped[np.ndarray, "bands rows cols"]) -> None:
         """Fill a window."""
-        with gdal(), _disk(self.path):
+        with gdal(), DiskErrors(self.path):
             self._file.write(values, window=Window.from_slices((rows.start, rows.stop), (cols.start, cols.stop)))
 
     def __enter__(self) -> RasterWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with gdal():
             if kind is not None:
-                try:
+                with contextlib.suppress(RasterioError, OSError):  # the first error is the one to report
                     self._file.close()
-                except (RasterioError, OSError):
-                    pass  # the first error is the one to report
                 return
-            with _disk(self.path):
+            with DiskErrors(self.path):
                 self._file.close()
                 _check_whole(self.path)
 
@@ -107,7 +107,7 @@ def _check_whole(path: Path) -> None:
             file.read(i, window=Window(file.width - 1, file.height - 1, 1, 1))
 
 
-class _disk:
+class DiskErrors:
     """Turns what GDAL and the system say about a failed write into one clear error."""
 
     def __init__(self, path: Path) -> None:
@@ -116,7 +116,9 @@ class _disk:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if isinstance(error, RasterioError | RasterioIOError) or (
             isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
         ):
@@ -200,4 +202,6 @@ def copy_cube(scene: Scene, path: Path, dtype: str = "float32", *, rows_at_once:
         with gdal(), rasterio.open(path) as file:
             kept = tuple(file.transform)[:6]
         if scene.transform is not None and not np.allclose(kept, scene.transform, rtol=1e-6):
-            raise BadInput(f"{path}: an ENVI header cannot hold the transform {scene.transform}; write a GeoTIFF instead")
+            raise BadInput(
+                f"{path}: an ENVI header cannot hold the transform {scene.transform}; write a GeoTIFF instead"
+            )

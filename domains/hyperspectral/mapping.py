@@ -1,0 +1,245 @@
+"""A class map of a whole scene: windows with a halo in, georeferenced files out, in bounded memory."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shared_backbones.errors import BadInput
+
+from ..task import Fitted, Sink
+from ..tiling import Slices, Tile, stream
+from .bands import Bands, difference
+from .config import ClassifyOptions
+from .data import CACHE_MB, CorruptBlock, RasterWriter, Scene
+from .model import SceneClassifier
+from .source import find
+
+WINDOW_PIXELS = 128 * 128  # of one window: what a model holds for each of them is the larger part of the memory
+WINDOW_VALUES = 4_000_000  # numbers of the scene in one window: 16 MB as float32, of which some copies are alive
+GIVES = 3  # what a window gives per pixel: class position, confidence, entropy
+UNIT_RATIO = 20.0  # brightness that differs by more than this from training is another unit, not another light
+CONFIDENCE_NODATA = -1.0
+
+
+@dataclass
+class Progress:
+    """What happened on the way."""
+
+    pixels: int = 0
+    unseen: int = 0
+    corrupt: list[str] = field(default_factory=list)
+    counts: dict[int, int] = field(default_factory=dict)
+
+
+def map_scene(
+    model: SceneClassifier, fitted: Fitted, source: str, sink: Sink, options: ClassifyOptions
+) -> dict[str, Any]:
+    """Write ``<name>_class.tif`` (class ids) and ``<name>_confidence.tif`` (confidence, entropy) of a scene.
+
+    Windows overlap by the model's reach, so every pixel's answer is that of the whole scene at once and there are no
+    seams to blend. Returns facts. Raises BadInput for a scene on other bands, wavelengths or units than the model's.
+    """
+    scene = find(source, options, labelled=False).scene
+    model, used, note = _matched(model, fitted, scene, options)
+    _same_unit(fitted, scene, used)
+    model.eval()
+    name = Path(source).stem if source != "simulated" else source
+    ids, dtype, nodata = _id_type(fitted["class_ids"])
+    done = Progress()
+    with sink.file(f"{name}_class.tif") as class_path, sink.file(f"{name}_confidence.tif") as confidence_path:
+        classes = RasterWriter(
+            class_path,
+            scene,
+            1,
+            dtype,
+            nodata=nodata,
+            names=["class"],
+            colours=_colours(fitted["class_ids"]) if dtype in ("uint8", "uint16") else None,
+            tags={f"CLASS_{i}": n for i, n in zip(fitted["class_ids"], fitted["class_names"], strict=True)},
+            compress="deflate",
+        )
+        confidence = RasterWriter(
+            confidence_path,
+            scene,
+            2,
+            "float32",
+            nodata=CONFIDENCE_NODATA,
+            names=["confidence", "entropy"],
+            band_tags=[
+                {"meaning": "calibrated probability of the class"},
+                {"meaning": "entropy of the class probabilities, nats"},
+            ],
+            compress="deflate",
+        )
+        with classes, confidence:
+
+            def write(at: Slices, slab: Tensor) -> None:
+                position, sure = slab[0].round().long().numpy(), slab[1:].numpy()
+                done.pixels += position.size
+                done.unseen += int((position < 0).sum())
+                for c, n in zip(*np.unique(position[position >= 0], return_counts=True), strict=True):
+                    done.counts[int(c)] = done.counts.get(int(c), 0) + int(n)
+                classes.write(at[0], at[1], np.where(position < 0, nodata, ids[position])[None].astype(dtype))
+                confidence.write(at[0], at[1], np.where(position < 0, CONFIDENCE_NODATA, sure).astype(np.float32))
+
+            _stream(model, scene, used, write, done, options)
+    return {
+        "rows": scene.shape[0],
+        "columns": scene.shape[1],
+        "pixels": done.pixels,
+        "pixels_without_data": done.unseen,
+        "class_pixels": {str(fitted["class_ids"][c]): n for c, n in sorted(done.counts.items())},
+        "crs": scene.crs or "none",
+        "halo": model.reach,
+        "corrupt_windows": done.corrupt,
+        "notes": [note] if note else [],
+    }
+
+
+def _stream(
+    model: SceneClassifier,
+    scene: Scene,
+    used: list[int],
+    write: Callable[[Slices, Tensor], None],
+    done: Progress,
+    options: ClassifyOptions,
+) -> None:
+    device = model.temperature.device
+    count = len(used)
+
+    def read(at: Slices) -> Tensor:
+        values, seen = scene.read(at[0], at[1])
+        cube = torch.from_numpy(values if count == len(values) else values[used])
+        if seen.all():
+            return cube
+        return cube.masked_fill_(~torch.from_numpy(seen if count == len(seen) else seen[used]), torch.nan)
+
+    def apply(cube: Tensor) -> Tensor:
+        return answer(model, cube.to(device)).cpu()
+
+    def on_error(tile: Tile, error: Exception) -> Tensor:
+        if not isinstance(error, CorruptBlock):
+            raise error
+        rows, cols = tile.core
+        done.corrupt.append(f"rows {rows.start} to {rows.stop}, columns {cols.start} to {cols.stop}: {error}")
+        return torch.full((GIVES, *tile.shape), -1.0)
+
+    stream(
+        read,
+        apply,
+        write,
+        shape=scene.shape,
+        tile=window_size(scene, options.predict_tile),
+        halo=model.reach,
+        on_error=on_error,
+    )
+
+
+@torch.no_grad()
+def answer(model: SceneClassifier, cube: Float[Tensor, "b rows cols"]) -> Float[Tensor, "3 rows cols"]:
+    """Class position (-1 where no band was measured), its probability and the entropy (nats). NaN: not measured."""
+    seen = ~torch.isnan(cube)
+    logits = model(cube.nan_to_num(0.0)[None], seen[None])[0]
+    log_p = logits.log_softmax(0)
+    p = log_p.exp()
+    sure, position = p.max(0)
+    out = torch.stack([position.to(p.dtype), sure, -(p * log_p).sum(0)])
+    return out.masked_fill(~seen.any(0), -1.0)
+
+
+def window_size(scene: Scene, asked: int) -> tuple[int, int]:
+    """Rows and columns of a window: within the budget of memory, along the way the file is stored."""
+    if asked:
+        return asked, asked
+    side = int(max(256, min(WINDOW_PIXELS, WINDOW_VALUES // len(scene.bands))) ** 0.5)
+    rows, cols = scene.shape
+    block_rows, block_cols = scene.block
+    if block_cols >= cols > side:
+        # strips of whole rows: those of one row of windows should stay in GDAL's cache while it walks along them
+        cached = CACHE_MB * 2**20 // (2 * 4 * len(scene.bands) * cols)
+        high = max(16, min(side, cached))
+        return min(rows, high), min(cols, side * side // high)
+    return (
+        min(rows, max(1, side // block_rows) * block_rows if block_rows <= side else side),
+        min(cols, max(1, side // block_cols) * block_cols if block_cols <= side else side),
+    )
+
+
+def _matched(
+    model: SceneClassifier, fitted: Fitted, scene: Scene, options: ClassifyOptions
+) -> tuple[SceneClassifier, list[int], str]:
+    """The model for this scene's bands, the bands that it reads, and a note where it was resampled."""
+    trained = Bands.from_json(fitted["bands"])
+    other = difference(trained, scene.bands)
+    if other is None:
+        return model, list(fitted["used"]), ""
+    remedy = "predict a scene of the same sensor, or train with --set other_bands=resample"
+    nm = scene.bands.wavelength_nm
+    if trained.unit != scene.bands.unit and trained.unit and scene.bands.unit:
+        raise BadInput(f"{scene.where}: {other}. Convert its values")
+    if options.other_bands == "refuse" or nm is None:
+        if nm is None:
+            remedy = "write its wavelengths into a side-car .json beside it"
+        raise BadInput(f"{scene.where}: {other}; {remedy}")
+    low, high = min(fitted["nm"]), max(fitted["nm"])
+    chosen = [i for i, w in enumerate(nm) if low <= w <= high and (scene.bands.good[i] or not options.drop_bad)]
+    if not chosen:
+        raise BadInput(f"{scene.where}: none of its bands lies in {low:g} to {high:g} nm, where the model was trained")
+    note = f"resampled from {len(fitted['used'])} trained bands to {len(chosen)} of this scene's: {other}"
+    return model.on_bands([nm[i] for i in chosen]), chosen, note
+
+
+def _same_unit(fitted: Fitted, scene: Scene, used: list[int]) -> None:
+    """Raise BadInput where values are of quite another size than in training: reflectance and its 10000-fold."""
+    typical = float(np.median(np.abs(fitted["mean"])))
+    brightness = []
+    rows, cols = scene.shape
+    for part in (0.5, 0.25, 0.75):
+        top, left = int(part * max(0, rows - 16)), int(part * max(0, cols - 16))
+        try:
+            values, seen = scene.read(slice(top, min(rows, top + 16)), slice(left, min(cols, left + 16)))
+        except CorruptBlock:
+            continue
+        values, seen = values[used], seen[used]
+        if seen.any():
+            brightness.append(float(np.median(np.abs(values[seen]))))
+    if not brightness or typical == 0:
+        return
+    ratio = max(brightness) / typical
+    if ratio < 1 / UNIT_RATIO or min(brightness) / typical > UNIT_RATIO:
+        raise BadInput(
+            f"{scene.where}: its values are typically {max(brightness):.4g}, in training they were {typical:.4g}: "
+            "is it in another unit (reflectance in 0..1 against reflectance x 10000)? State its scale in the file, or "
+            'in a side-car .json beside it as {"scale": ...}'
+        )
+
+
+def _id_type(class_ids: list[int]) -> tuple[Any, str, int]:
+    """The class ids as an array, the smallest type that holds them, and a nodata value that is none of them."""
+    top = max(class_ids)
+    dtype = "uint8" if top <= 254 else "uint16" if top <= 65534 else "int32"
+    nodata = 0 if 0 not in class_ids else {"uint8": 255, "uint16": 65535, "int32": -1}[dtype]
+    return np.array(class_ids), dtype, nodata
+
+
+def palette(classes: int) -> list[tuple[int, int, int]]:
+    """Distinct colours: hues by the golden angle, with alternating lightness so that neighbours differ twice."""
+    shades = (0.48, 0.66, 0.36)
+    found = []
+    for i in range(classes):
+        r, g, b = colorsys.hls_to_rgb((0.33 + i * 0.618034) % 1.0, shades[i % 3], 0.62)
+        found.append((round(255 * r), round(255 * g), round(255 * b)))
+    return found
+
+
+def _colours(class_ids: list[int]) -> dict[int, tuple[int, int, int, int]]:
+    return {i: (*rgb, 255) for i, rgb in zip(class_ids, palette(len(class_ids)), strict=True)}
