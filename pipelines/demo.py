@@ -56,6 +56,7 @@ def demo(out: Path = Path("runs/demo"), *, quiet: bool = False) -> dict[str, Any
         title="Cambium demo",
         intro=INTRO,
         predictions=predictions,
+        pictures=True,
         commands=[
             {
                 "text": "See which public data sets and backbones there are:",

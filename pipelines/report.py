@@ -96,33 +96,42 @@ def _warnings(run: Run) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _table(run: Run) -> list[dict[str, Any]]:
+def _table(run: Run, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Methods by metrics; baselines show an interval for the first metric only, or the table would not fit a page."""
     rows = [("this model", "model", run.scores)]
     rows += [(f"{words(k)} (ablation)", "ablation", v) for k, v in run.ablation.items()]
     rows += [(words(k), "baseline", v) for k, v in run.baselines.items()]
     best: dict[str, float] = {}
     for _, _, scores in rows:
-        for name, fact in run.facts.items():
-            value = scores[name].value if name in scores else math.nan
-            if fact.better != "none" and math.isfinite(value) and (name not in best or better(value, best[name], fact)):
+        for name in names:
+            fact, value = run.facts[name], scores[name].value if name in scores else math.nan
+            if fact.better == "none" or not math.isfinite(value):
+                continue
+            if name not in best or better(value, best[name], fact):
                 best[name] = value
+
+    def cell(kind: str, name: str, score: Score) -> dict[str, Any]:
+        shown = kind != "baseline" or name == names[0]
+        low, high = (score.low, score.high) if shown else (None, None)
+        return {"value": score.value, "low": low, "high": high, "best": best.get(name) == score.value}
+
     missing = Score(math.nan)
     return [
-        {
-            "label": label,
-            "kind": kind,
-            "cells": [
-                {
-                    "value": (s := scores.get(name, missing)).value,
-                    "low": s.low,
-                    "high": s.high,
-                    "best": best.get(name) == s.value,
-                }
-                for name in run.facts
-            ],
-        }
+        {"label": label, "kind": kind, "cells": [cell(kind, name, scores.get(name, missing)) for name in names]}
         for label, kind, scores in rows
     ]
+
+
+def _tables(run: Run) -> list[dict[str, Any]]:
+    """The metrics that the task explains first, then those that depend on the data, such as one per class."""
+    known = [n for n in run.facts if n in run.task.metric_facts]
+    groups = [known, [n for n in run.facts if n not in known]]
+    return [{"metrics": [_head(n, run.facts[n]) for n in g], "rows": _table(run, g)} for g in groups if g]
+
+
+def _head(name: str, fact: MetricFact) -> dict[str, str]:
+    unit = fact.unit if fact.unit != "1" else ""
+    return {"name": words(name), "unit": unit, "arrow": _arrow(fact), "meaning": fact.meaning}
 
 
 def _arrow(fact: MetricFact) -> str:
@@ -250,12 +259,8 @@ def view(run: Run) -> dict[str, Any]:
         "warnings": _warnings(run),
         "headline": run.scores[name],
         "rival": None if rival is None else {"label": words(rival[0]), "value": rival[1].value},
-        "metrics": [
-            {"name": words(n), "unit": f.unit if f.unit != "1" else "", "arrow": _arrow(f), "meaning": f.meaning}
-            for n, f in run.facts.items()
-        ],
         "metric": {"name": axis_of(name, fact)},
-        "table": _table(run),
+        "tables": _tables(run),
         "chart": _chart(run),
         "has_intervals": any(s.low is not None for s in run.scores.values()),
         "has_ablation": bool(run.ablation),
@@ -303,11 +308,12 @@ def write_index(
     predictions: Mapping[Path, Sequence[Mapping[str, Any]]] | None = None,
     commands: Sequence[Mapping[str, str]] = (),
     warnings: Sequence[str] = (),
+    pictures: bool = False,
 ) -> Path:
     """One page at ``out`` that links the runs' reports and compares those of the same task.
 
     ``predictions``: run folder -> rows of ``{"input", "state", "outputs": [paths], "reason"}`` to list beside it.
-    ``commands``: ``{"text", "line"}`` of what to do next.
+    ``commands``: ``{"text", "line"}`` of what to do next. ``pictures``: show the first of each run.
     """
     page = out.resolve()
     groups: dict[str, list[Run]] = {}
@@ -342,6 +348,7 @@ def write_index(
             groups=shown,
             commands=commands,
             warnings=warnings,
+            pictures=pictures,
             version=metadata.version("cambium"),
         )
     )
