@@ -156,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, message, result = _attempt(arguments)
         if isinstance(result, Answer):
             code = result.code
+        message = "stopped" if code == 130 else message  # typer turns Ctrl-C into a code of its own
         if message is not None:
             print(f"{ {BAD: 'error', 130: 'stopped'}.get(code, 'failed') }: {message}", file=sys.stderr)
         if as_json and (message is not None or isinstance(result, Answer)):

@@ -15,9 +15,9 @@ from .server import HOME
 class SomeInputsFailedError(RuntimeError):
     """The batch came to its end, but some inputs failed for reasons other than their content."""
 
-    def __init__(self, summary: dict[str, Any]) -> None:
-        super().__init__(f"{len(summary['failed'])} inputs failed; the ledger {summary['ledger']} says why")
-        self.summary = summary
+    def __init__(self, message: str, summary: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.summary = summary or {}
 
 
 @flow(name="predict", flow_run_name="predict-{model}", persist_result=False, result_serializer="json")
@@ -44,5 +44,5 @@ def predict(
     tasks.publish_batch(result)
     summary: dict[str, Any] = json.loads(Path(result.uri).read_text())
     if summary["failed"]:
-        raise SomeInputsFailedError(summary)
+        raise SomeInputsFailedError(f"{len(summary['failed'])} inputs failed; {summary['ledger']} says why", summary)
     return summary

@@ -22,7 +22,7 @@ from prefect.tasks import exponential_backoff
 
 from domains.public import sha256_of
 from pipelines.store import Kind, Ref, ref_of, write_text
-from shared_backbones.errors import CambiumError
+from shared_backbones.errors import BadInput, CambiumError
 
 RETRIES = 3
 _OURS_TO_MEND = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -32,7 +32,10 @@ def infrastructure(error: object) -> bool:
     """Whether trying again may help: a lost connection or disk, a killed worker. Never a user's or our own mistake."""
     from pipelines.train import TrainerKilledError
 
-    if isinstance(error, CambiumError | _OURS_TO_MEND) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, (CambiumError, *_OURS_TO_MEND)) or getattr(error, "errno", None) in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+    ):
         return False
     return isinstance(error, OSError | BrokenProcessPool | TrainerKilledError)
 
@@ -53,10 +56,17 @@ def keep(folder: Path, text: str, kind: Kind, suffix: str = ".json") -> Ref:
 
 
 def run_ref(run: Path) -> Ref:
-    """A reference to a finished run: its directory, and a digest of its model. Raises BadRequest where it has none."""
+    """A reference to a finished run: its directory, and a digest of its model.
+
+    Raises BadRequest where it holds no model, BadInput where the weights are not those that training wrote.
+    """
     from pipelines.predict import model_digest
 
-    return Ref(uri=str(run.resolve()), sha256=model_digest(run), kind="run")
+    ref = Ref(uri=str(run.resolve()), sha256=model_digest(run), kind="run")
+    weights = run / "model.safetensors"
+    if sha256_of(weights) != json.loads((run / "model.json").read_bytes()).get("weights_sha256"):
+        raise BadInput(f"{weights} has changed since training: remove the folder {run} and start the flow again")
+    return ref
 
 
 def holds(ref: Ref) -> bool:

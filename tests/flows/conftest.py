@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from flows.server import Server, loopback_server
-from tests.pipelines.conftest import link_toy
 
 
 @pytest.fixture(scope="package")
@@ -21,14 +19,18 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def server(root: Path) -> Iterator[Server]:
     """A server whose environment holds while the tests of this folder run."""
-    before = logging.raiseExceptions
     with loopback_server(root) as running:
         yield running
-    logging.raiseExceptions = before
 
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The toy task, found here and in child processes as another package's would be."""
-    link_toy(tmp_path / "site", monkeypatch)
-    return "toy/line"
+def toy(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A toy task that predicts rows of .npy files, found here and in child processes as another package's would be."""
+    site = tmp_path_factory.mktemp("site")
+    info = site / "toy-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[cambium.tasks]\ntoy/rows = tests.pipelines.made:Rows\n")
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("PYTHONPATH", f"{site}:{Path(__file__).parents[2]}")
+    return "toy/rows"

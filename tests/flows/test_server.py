@@ -153,11 +153,8 @@ def fake_server(monkeypatch: pytest.MonkeyPatch, code: str) -> list[int]:
 
 def test_a_server_that_ends_while_starting_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = fake_server(monkeypatch, "print('no module named fastapi'); raise SystemExit(3)")
-    with pytest.raises(ServerError, match=r"ended with code 3 .*\n.*no module named fastapi"):  # noqa: SIM117
-        with loopback_server(tmp_path):
-        pytest.raises(ServerError, match=r"ended with code 3 .*\n.*no module named fastapi"),
-        loopback_server(tmp_path),
-    ):
+    why = r"ended with code 3 .*\n.*no module named fastapi"
+    with pytest.raises(ServerError, match=why), loopback_server(tmp_path):
         pass
     assert len(started) == 1
     assert not list((tmp_path / ".prefect").glob("server-*.json"))
