@@ -148,6 +148,21 @@ class Sink(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Portable:
+    """A model as a function of plain tensors, for use without Cambium.
+
+    ``module(*example)`` gives a tensor or a tuple of them. The first dimension of every input is the batch, and
+    ``example`` holds two items. ``free``: input -> further dimensions that may have another size.
+    """
+
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    inputs: Mapping[str, str]  # name, in order -> what it is: shape, unit, what stands for missing
+    outputs: Mapping[str, str]
+    free: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
 @runtime_checkable
 class Task(Protocol):
     """One kind of problem. Built with its configuration; otherwise without state."""

@@ -31,11 +31,12 @@ USES = {
     "val": "choosing when to stop, and calibration",
     "test": "this report's scores, nothing else",
 }
+WIDTH = 6  # metrics beside each other
 MIME = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
 
 
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else short(value)
+def _shown(value: Any, digits: int = 4) -> str:
+    return value if isinstance(value, str) else short(value, digits)
 
 
 @cache
@@ -123,9 +124,9 @@ def _table(run: Run, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _tables(run: Run) -> list[dict[str, Any]]:
-    """The metrics that the task explains first, then those that depend on the data, such as one per class."""
+    """As many of the metrics that the task explains as fit a page, and the rest, such as one per class, folded away."""
     known = [n for n in run.facts if n in run.task.metric_facts]
-    groups = [known, [n for n in run.facts if n not in known]]
+    groups = [known[:WIDTH], known[WIDTH:] + [n for n in run.facts if n not in known]]
     return [{"metrics": [_head(n, run.facts[n]) for n in g], "rows": _table(run, g)} for g in groups if g]
 
 
