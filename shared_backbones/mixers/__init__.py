@@ -17,10 +17,12 @@ from .dual import ChannelAttention, HiLo
 from .gating import Depthwise, Pooling
 from .grouping import Window
 from .identity import Identity
+from .kernels import Correlation, Hashed, Injective, RankAugmented, Relative, ReluLinear
 from .linear import Linear
 from .memory import Leaky, TestTime
 from .neighborhood import Message
 from .retention import MatrixLstm, Retention
+from .slots import Codebook, GroupedLatents, Lookup, SemanticSlots, SuperTokens, VirtualNode
 from .spectral import Fourier
 from .ssm import ConvSsm, Legendre, Scan, Ssd
 
@@ -45,6 +47,12 @@ MIXERS: dict[str, type[Mixer]] = {
     "separable": Separable,
     "max_pooling": MaxPooling,
     "pointwise": Pointwise,
+    "lookup": Lookup,
+    "latents": GroupedLatents,
+    "semantic_slots": SemanticSlots,
+    "codebook": Codebook,
+    "super_tokens": SuperTokens,
+    "virtual_node": VirtualNode,
     "delta": Delta,
     "retention": Retention,
     "mlstm": MatrixLstm,
@@ -55,6 +63,12 @@ MIXERS: dict[str, type[Mixer]] = {
     "directions": Directions,
     "memory": TestTime,
     "leaky": Leaky,
+    "relu_linear": ReluLinear,
+    "rank_augmented": RankAugmented,
+    "injective": Injective,
+    "correlation": Correlation,
+    "hashed": Hashed,
+    "relative": Relative,
 }
 
 

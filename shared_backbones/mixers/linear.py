@@ -5,6 +5,7 @@ Shapes: B items, N tokens, C channels, H heads, D = C / H, S = D x (D + 1) the s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -13,9 +14,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import BadRequest
+from ..errors import BadRequest, unknown
 from ..layout import Layout
 from .base import Mode, State, StateMixer, at_least, heads_of
+from .scans import decay_scan
+from .sequence import elu1, head_norm
+
+FEATURES: dict[str, Callable[[Tensor], Tensor]] = {"elu": elu1, "relu": F.relu}
 
 
 class Linear(StateMixer):
@@ -40,11 +45,18 @@ class Linear(StateMixer):
         dim: int,
         heads: int | None = None,
         decay: bool = False,
+        feature: str = "elu",
+        norm: str = "sum",
         chunk: int = 64,
         causal_axes: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.heads, self.causal, self.chunk = heads_of(dim, heads), frozenset(causal_axes), at_least("chunk", chunk, 1)
+        if feature not in FEATURES:
+            raise unknown("feature of linear", feature, FEATURES)
+        if norm not in ("sum", "rms"):
+            raise unknown("norm of linear", norm, ("sum", "rms"))
+        self.feature, self.norm = feature, norm
         if decay and not causal_axes:
             raise BadRequest("decay=True needs a causal axis: build linear with causal_axes=(0,)")
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -63,41 +75,23 @@ class Linear(StateMixer):
     ) -> tuple[Float[Tensor, "B H N D"], Float[Tensor, "B H N D"], Float[Tensor, "B H N E"]]:
         """phi(q), phi(k) with zeros at masked tokens, and v with a column of ones for the normaliser (E = D + 1)."""
         q, k, v = (rearrange(t, "b n (h d) -> b h n d", h=self.heads) for t in self.qkv(layout.clean(x)).chunk(3, -1))
-        k = F.elu(k) + 1
+        k = FEATURES[self.feature](k)
         if layout.mask is not None:
             k = k.masked_fill(~layout.mask[:, None, :, None], 0.0)
-        return F.elu(q) + 1, k, F.pad(v, (0, 1), value=1.0)
+        return FEATURES[self.feature](q), k, F.pad(v, (0, 1), value=1.0)
 
     def read(self, y: Float[Tensor, "B H N E"]) -> Float[Tensor, "B N C"]:
-        """Numerator over denominator, heads joined."""
-        return self.out(rearrange(y[..., :-1] / (y[..., -1:] + self.eps), "b h n d -> b n (h d)"))
+        """Numerator over denominator, or the numerator normalised; heads joined."""
+        y = head_norm(y[..., :-1]) if self.norm == "rms" else y[..., :-1] / (y[..., -1:] + self.eps)
+        return self.out(rearrange(y, "b h n d -> b n (h d)"))
 
     def scan(
         self, q: Tensor, k: Tensor, v: Tensor, state: Float[Tensor, "B H D E"], block: int, frame: int
     ) -> tuple[Float[Tensor, "B H N E"], Float[Tensor, "B H D E"]]:
         """Block by block (``block`` tokens, whole frames of ``frame`` tokens each), handing the state on."""
-        rate, frames = self.log_decay(q), block // frame
-        at = torch.arange(block, device=q.device) // frame
-        within = torch.where(at[:, None] >= at, rate[..., None] * (at[:, None] - at), -torch.inf).exp()
-        before, after = (rate * (at + 1)).exp()[..., None], (rate * (frames - 1 - at)).exp()[..., None]
-        outputs = []
-        for q_c, k_c, v_c in zip(q.split(block, 2), k.split(block, 2), v.split(block, 2), strict=True):
-            n = q_c.shape[2]  # the last block may be short
-            passed = (rate * (n // frame)).exp()[..., None]
-            if n == frame:  # a frame sees all of itself: write, then read
-                state = passed * state + k_c.mT @ v_c
-                outputs.append(q_c @ state)
-                continue
-            inside = (q_c @ k_c.mT * within[:, :n, :n]) @ v_c
-            outputs.append(inside + (q_c * before[:, :n]) @ state)
-            state = passed * state + (k_c * after[:, block - n :]).mT @ v_c
-        return torch.cat(outputs, 2), state
-
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, frame: int) -> Float[Tensor, "B H N E"]:
-        """All pairs at once."""
-        at = torch.arange(q.shape[2], device=q.device) // frame
-        weight = torch.where(at[:, None] >= at, self.log_decay(q)[..., None] * (at[:, None] - at), -torch.inf).exp()
-        return (q @ k.mT * weight) @ v
+        opens = torch.arange(q.shape[2], device=q.device) % frame == 0  # the first token of a frame lets it decay
+        y, state = decay_scan(q, k, v, (self.log_decay(q) * opens)[None], state, block, frame)
+        return y.to(q.dtype), state
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout, mode: Mode = "chunk") -> Float[Tensor, "B N C"]:
         """``mode`` matters to the causal form only. An exported graph takes "parallel": its length is not known."""
@@ -106,9 +100,11 @@ class Linear(StateMixer):
         if not self.causal:
             return self.read(q @ (k.mT @ v))
         frame = layout.size // layout.axes[0]
+        block = max(1, self.chunk // frame) * frame
         if mode == "parallel" or torch.compiler.is_exporting():
-            return self.read(self.dense(q, k, v, frame))
-        block = frame if mode == "recurrent" else max(1, self.chunk // frame) * frame
+            block = layout.size
+        elif mode == "recurrent":
+            block = frame
         return self.read(self.scan(q, k, v, k.new_zeros(*k.shape[:2], k.shape[3], v.shape[3]), block, frame)[0])
 
     def init_state(self, batch: int) -> State:

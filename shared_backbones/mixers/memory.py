@@ -86,7 +86,8 @@ class TestTime(Sequence):
         """Lengths of pieces that never cross the border of a block."""
         if block == 1:
             return [1] * n
-        sizes, at = [], int(state["count"][0]) % self.chunk
+        sizes: list[int] = []
+        at = int(state["count"][0]) % self.chunk
         while sum(sizes) < n:
             sizes.append(min(block, self.chunk - (at + sum(sizes)) % self.chunk, n - sum(sizes)))
         return sizes

@@ -18,7 +18,7 @@ from .scans import decay_scan
 from .sequence import Sequence, head_norm, join_heads, masked_heads, split_heads
 
 
-def turn(x: Float[Tensor, "B H N D"], angle: Float[Tensor, "B N F"]) -> Float[Tensor, "B H N D"]:
+def turn(x: Float[Tensor, "B H N D"], angle: Float[Tensor, "#B N F"]) -> Float[Tensor, "B H N D"]:
     """Channels f and f + F of x turned by angle f as the two parts of a complex number; one left over stays."""
     width = angle.shape[-1]
     cos, sin = (t[:, None].to(x.dtype) for t in (angle.cos(), angle.sin()))

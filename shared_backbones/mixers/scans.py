@@ -129,11 +129,10 @@ def blocks_of(x: Tensor, length: int, dim: int = 2) -> Tensor:
     return x.unflatten(dim, (-1, length))
 
 
-def within(g: Float[Tensor, "*m L"]) -> Float[Tensor, "*m L L"]:
-    """exp(g_i - g_j) where j <= i, else 0, for cumulated log decays g: never above 1."""
-    n = g.shape[-1]
-    seen = torch.ones(n, n, dtype=torch.bool, device=g.device).tril()
-    return torch.where(seen, g[..., :, None] - g[..., None, :], -torch.inf).exp()
+def within(g: Float[Tensor, "*m L"], frame: int = 1) -> Float[Tensor, "*m L L"]:
+    """exp(g_i - g_j) for cumulated log decays g where j's frame of ``frame`` tokens is not later than i's, else 0."""
+    at = torch.arange(g.shape[-1], device=g.device) // frame
+    return torch.where(at[:, None] >= at, g[..., :, None] - g[..., None, :], -torch.inf).exp()
 
 
 def decay_scan(
@@ -143,18 +142,22 @@ def decay_scan(
     log_a: Float[Tensor, "#B H N"],
     state: Float[Tensor, "B H D E"],
     block: int,
+    frame: int = 1,
 ) -> tuple[Float[Tensor, "B H N E"], Float[Tensor, "B H D E"]]:
     """y_t = q_t^T S_t with S_t = a_t S_(t-1) + k_t v_t^T, and the last S: all pairs inside a block of ``block``
-    tokens, the state between blocks. log a <= 0."""
+    tokens, the state between blocks. log a <= 0. With ``frame`` a token sees all of its own frame of so many tokens,
+    of which the first lets the state decay; a block is whole frames."""
     n, (q, k, v, log_a, state) = q.shape[2], full(q, k, v, log_a, state)
     with full_precision(q):
         q, k, v, g = (blocks_of(t, block) for t in (q, k, v, log_a))
         g = g.cumsum(-1)
-        y = (q @ k.mT * within(g)) @ v
         writes = (k * (g[..., -1:] - g).exp()[..., None]).mT @ v
         after = scan(g[..., -1].exp().movedim(2, 0)[..., None, None], writes.movedim(2, 0), state)
-        before = torch.cat([state[None], after[:-1]]).movedim(0, 2)
-        y = y + (q * g.exp()[..., None]) @ before
+        if block == frame:  # all of a block sees all of it: no pairs
+            y = q @ after.movedim(0, 2)
+        else:
+            before = torch.cat([state[None], after[:-1]]).movedim(0, 2)
+            y = (q @ k.mT * within(g, frame)) @ v + (q * g.exp()[..., None]) @ before
     return y.flatten(2, 3)[:, :, :n], after[-1]
 
 

@@ -108,3 +108,8 @@ def masked_heads(x: Float[Tensor, "B H N"], layout: Layout) -> Float[Tensor, "B 
 def head_norm(y: Float[Tensor, "B H N D"]) -> Float[Tensor, "B H N D"]:
     """Every head of every token to a root mean square of 1."""
     return F.rms_norm(y, y.shape[-1:], eps=1e-6)
+
+
+def elu1(x: Tensor) -> Tensor:
+    """elu(x) + 1 > 0."""
+    return F.elu(x) + 1

@@ -26,10 +26,12 @@ def softplus_inverse(y: Tensor) -> Tensor:
 
 
 class Selective(Sequence):
-    """What ``scan`` and ``ssd`` share: the clock. A step takes dt_t = softplus(.) times the real time since the last
-    real token, in ``unit``s of the layout's positions, or 1 where ``unit`` is None and for the first token of all;
-    step lengths as data are from "Simplified State Space Layers for Sequence Modeling" (Smith et al. 2022). At a
-    masked token dt = 0: nothing decays and nothing is written.
+    """What ``scan`` and ``ssd`` share: the clock.
+
+    A step takes dt_t = softplus(.) times the real time since the last real token, in ``unit``s of the layout's
+    positions: step lengths as data, from "Simplified State Space Layers for Sequence Modeling" (Smith et al. 2022).
+    It counts 1 where ``unit`` is None or the layout carries no times, and for the first token. At a masked token
+    dt = 0: nothing decays and nothing is written.
     """
 
     unit: float | None
@@ -38,10 +40,8 @@ class Selective(Sequence):
         """Step lengths (B, N, 1), 0 at masked tokens, and the time of the last real token (B,)."""
         at, n = state["at"], like.shape[1]
         real = like.new_ones(like.shape[:2], dtype=torch.bool) if layout.mask is None else layout.mask
-        if self.unit is None:
+        if self.unit is None or layout.positions is None:
             return real[..., None].to(like.dtype), at
-        if layout.positions is None:
-            raise BadRequest(f"{type(self).__name__} with unit={self.unit} needs Layout.positions, got None")
         now = layout.positions[..., 0].to(at.dtype).masked_fill(~real, -torch.inf)
         last = torch.cat([at[:, None], now], 1).cummax(1).values  # the latest time so far, -inf before the first
         step = (now - last[:, :n]).clamp_min(0) / self.unit

@@ -21,6 +21,7 @@ def linear(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     mask, c, at = real(x, layout), x.shape[2], places(layout.axes)
     qkv, d = affine(mixer.qkv, clean(x, layout)), c // mixer.heads
     rate = torch.zeros(mixer.heads).double() if mixer.log_rate is None else torch.exp(mixer.log_rate)
+    f = phi if mixer.feature == "elu" else lambda z: torch.clamp(z, min=0)
     rows = []
     for b in range(x.shape[0]):
         for i in range(x.shape[1]):
@@ -28,11 +29,13 @@ def linear(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
             frames = torch.tensor([float(at[i][0] - at[j][0]) for j in keys]).double()
             for h in range(mixer.heads):
                 s = slice(h * d, (h + 1) * d)
-                q, k, v = phi(qkv[b, i, :c][s]), phi(qkv[b, :, c : 2 * c][keys][:, s]), qkv[b, :, 2 * c :][keys][:, s]
+                q, k, v = f(qkv[b, i, :c][s]), f(qkv[b, :, c : 2 * c][keys][:, s]), qkv[b, :, 2 * c :][keys][:, s]
                 weight = (k @ q) * torch.exp(-rate[h] * frames)
-                rows.append(weight @ v / (weight.sum() + mixer.eps))
+                top = weight @ v
+                under = torch.sqrt((top * top).mean() + 1e-6) if mixer.norm == "rms" else weight.sum() + mixer.eps
+                rows.append(top / under)
     return affine(mixer.out, torch.cat(rows).reshape(x.shape))
 
 
 REFERENCES = {"linear": linear}
-VARIANTS = {"linear": [{}, {"decay": True, "chunk": 16, "causal_axes": (0,)}]}
+VARIANTS = {"linear": [{}, {"decay": True, "chunk": 16, "causal_axes": (0,)}, {"feature": "relu", "norm": "rms"}]}
