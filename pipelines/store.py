@@ -24,6 +24,7 @@ from shared_backbones.errors import BadInput
 
 Kind = Literal["data", "model", "metrics", "report", "predictions", "run", "request"]
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
 class Ref(BaseModel):
@@ -57,16 +58,17 @@ class DiskFull(BadInput):
 
 @contextmanager
 def disk_full_is_clear(path: Path) -> Iterator[None]:
-    """Turns the operating system's "no space" into a sentence."""
+    """Turns the operating system's "no space" and "not allowed" into a sentence: DiskFull and BadInput."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise DiskFull(
-            f"cannot write {path}: {os.strerror(error.errno or 0).lower()}. Nothing half-written was left; "
-            "make room or name another folder with --out, then run the same command again"
-        ) from None
+        what = f"cannot write {path}: {os.strerror(error.errno or 0).lower()}. Nothing half-written was left; "
+        if error.errno in _FULL:
+            again = "make room or name another folder with --out, then run the same command again"
+            raise DiskFull(what + again) from None
+        if error.errno in _REFUSED:
+            raise BadInput(what + "name a folder that can be written with --out") from None
+        raise
 
 
 def _sync_folder(folder: Path) -> None:
@@ -83,8 +85,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     It keeps the ending of the name, by which writers choose a format.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with disk_full_is_clear(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         fd, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix="-" + path.name)
         os.close(fd)
         aside = Path(name)
@@ -133,8 +135,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Raises FileExistsError where ``path`` exists by then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with disk_full_is_clear(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=".writing-"))
         try:
             yield aside
@@ -208,7 +210,8 @@ class Lock:
 
     def try_acquire(self) -> bool:
         """Take it if it is free or stale."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with disk_full_is_clear(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(self.path.parent):
             owner = self.owner()
             if owner is not None and not self._stale(owner):

@@ -108,7 +108,7 @@ def finish(staging: Path, trained: Trained, data: Any, split: Split, position: P
     plan.seed_all(config.seed, 4)
     task.calibrate(model, data, split, trained.fitted)
     scored: Mapping[str, Evidence] = evidences(trained, data, split, seed=config.seed)
-    log.info("scored %d rows of the test part", len(scored["model"].unit))
+    log.info("scored the test part: %d independent units", len(scored["model"].units))
     audits = [*task.audit(data, split), POISON]
     metrics = score(trained, data, split, scored=scored, audits=audits)
     metrics["cost"]["train_seconds"] = position.seconds

@@ -206,7 +206,8 @@ def fit(job: Job, model: nn.Module) -> Position:
     wrapped = job.fabric.setup_module(objective) if trains else objective
     if found is not None:
         optimizer.load_state_dict(found[2])
-        log.info("resumed at epoch %d, step %d of %d", position.epoch + 1, position.step, job.steps)
+        at = f"epoch {position.epoch + 1}, step {position.step} of {job.steps}"
+        log.info("resumed at %s", "the end of training" if position.finished else at)
     clock = _Clock(position.seconds)
 
     def keep() -> None:

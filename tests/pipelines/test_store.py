@@ -75,11 +75,20 @@ def test_a_full_disk_is_named_and_leaves_what_stood_before(tmp_path: Path) -> No
 def test_no_space_is_bad_input_and_other_errors_are_not(tmp_path: Path, number: int) -> None:
     with pytest.raises(BadInput, match="make room or name another folder"), atomic_path(tmp_path / "a"):
         raise OSError(number, os.strerror(number))
-    with pytest.raises(PermissionError), atomic_path(tmp_path / "a"):
-        raise PermissionError(errno.EACCES, "denied")
+    with pytest.raises(OSError, match="odd"), atomic_path(tmp_path / "a"):
+        raise OSError(errno.EIO, "odd")
     with pytest.raises(DiskFull), atomic_folder(tmp_path / "b"):
         raise OSError(number, os.strerror(number))
     assert names(tmp_path) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for write in (lambda p: write_text(p, "x"), lambda p: Lock(p).try_acquire()):
+        with pytest.raises(BadInput, match=r"cannot write .*/x: .*name a folder that can be written with --out"):
+            write(tmp_path / "file" / "x")
+    with pytest.raises(BadInput, match="permission denied"), atomic_path(tmp_path / "a"):
+        raise PermissionError(errno.EACCES, "denied")
 
 
 def test_a_folder_appears_whole_and_never_over_another(tmp_path: Path) -> None:
