@@ -159,7 +159,8 @@ def _term(term: str, sizes: dict[str, float]) -> float:
             raise BadRequest(
                 f"cost term {term!r} cannot be read at {factor!r}: write factors such as N, N^2, log N, d^2, w^r"
             )
-        size = sizes.get(found["symbol"], 1.0)
+        symbol = found["symbol"]
+        size = float(symbol) if symbol.isdigit() else sizes.get(symbol, 1.0)
         size = math.log2(size) if found["log"] else size
         power = found["power"] or "1"
         value *= size ** (float(power) if re.fullmatch(r"[0-9.]+", power) else 1.0)
@@ -169,7 +170,8 @@ def _term(term: str, sizes: dict[str, float]) -> float:
 def growth(cost: str, n: int, d: int = 32) -> float:
     """How many times dearer 2n tokens are than n, by a cost such as "O(N^2 d + N d^2)" or "O(N log N d)".
 
-    N counts tokens, E edges (taken proportional to N), d channels; every other letter stands for a constant.
+    N counts tokens, E edges (taken proportional to N), d channels; a whole number weighs its term; every other letter
+    stands for a constant.
     Raises BadRequest for a string that is no such sum.
     """
     inside = re.fullmatch(r"O\((.+)\)", cost.strip())

@@ -218,7 +218,7 @@ def test_adaptive_chain_runs_the_learners_that_the_gate_chose() -> None:
 def test_adaptive_chain_draws_from_the_gate_while_training() -> None:
     layer, x, _ = make("adaptive", learners=1)
     layer.train()
-    p = layer.router(x).softmax(-1)[..., 1]
+    p = layer.router(x).softmax(-1)[..., 1].detach()
     share = torch.stack([layer.chosen(x)[..., 0].detach() for _ in range(2000)]).mean(0)
     assert float((share - p).abs().max()) < 0.06  # five standard deviations of 2000 draws
 
