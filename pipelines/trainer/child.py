@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,19 @@ def fit_statistics(task: Any, data: Any, split: Split, audit: bool = True) -> di
     return json.loads(fitted)  # as it will be read back: lists for tuples, strings for keys
 
 
-def initialise(task: Any, model: nn.Module, data: Any, split: Split) -> None:
-    """``task.initialise``, held to the same promise."""
+def initialise(task: Any, model: nn.Module, data: Any, split: Split) -> float:
+    """``task.initialise``, held to the same promise; returns its seconds, which belong to the cost of training."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     task.initialise(model, task.poison(data, split), split)
     poisoned = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(before)
+    start = time.perf_counter()
     task.initialise(model, data, split)
+    seconds = time.perf_counter() - start
     for name, value in model.state_dict().items():
         if not torch.equal(value.nan_to_num(), poisoned[name].nan_to_num()):
             raise LeakError(f"{task.name}: initialise() sets {name} from the test part")
+    return seconds
 
 
 POISON = Audit(
@@ -154,8 +158,7 @@ def _run(staging: Path, config: RunConfig, fabric: Fabric, settings: dict[str, A
     preset = build_preset(config)
     plan.seed_all(config.seed)
     model = task.build(fitted, preset)
-    if not resuming:
-        initialise(task, model, data, split)
+    spent = 0.0 if resuming else initialise(task, model, data, split)
     job = loop.Job(
         task=task,
         train_items=task.items(data, split, fitted, "train"),
@@ -165,6 +168,7 @@ def _run(staging: Path, config: RunConfig, fabric: Fabric, settings: dict[str, A
         path=last,
         fabric=fabric,
         tick=tick,
+        spent=spent,
     )
     position = loop.fit(job, model)
     if fabric.world_size > 1:

@@ -57,6 +57,7 @@ class Job:
     path: Path  # of the checkpoint
     fabric: Fabric
     tick: Tick = lambda position, steps: None
+    spent: float = 0.0  # seconds of training before the loop: closed-form initial values
 
     @property
     def steps(self) -> int:
@@ -141,6 +142,8 @@ class _Clock:
 def _end_of_epoch(job: Job, objective: Objective, position: Position) -> None:
     """Validate, keep the weights if they are the best so far, decide whether to go on."""
     loss = validate(job, objective)
+    if not math.isfinite(loss) and not position.best:
+        raise DivergedError(f"the validation loss is {loss} before any training: look for values that are no numbers")
     seen = position.loss_weight > 0
     better = loss < position.best_loss
     if better:
@@ -196,7 +199,7 @@ def fit(job: Job, model: nn.Module) -> Position:
         if not len(items):
             raise BadInput(f"the {name} part holds no examples; use more data or another split")
     found = checkpoint.load(job.path)
-    position = Position() if found is None else found[0]
+    position = Position(seconds=job.spent) if found is None else found[0]
     objective = Objective(job.task, model, job.train.precision)
     optimizer = adamw(model, job.train)
     if found is not None:
@@ -217,6 +220,7 @@ def fit(job: Job, model: nn.Module) -> Position:
 
     if not position.history:
         _end_of_epoch(job, objective, position)
+        position.finished |= not trains
         keep()
     wrapped.train()
     while not position.finished:

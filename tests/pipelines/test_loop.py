@@ -169,6 +169,30 @@ def test_no_epochs_scores_the_model_as_it_was_initialised(tmp_path: Path) -> Non
     assert all(torch.equal(value, before[name]) for name, value in a.state_dict().items())
 
 
+def test_a_model_with_nothing_to_train_is_scored_as_it_is(tmp_path: Path) -> None:
+    a = model().requires_grad_(False)
+    position = loop.fit(job(tmp_path), a)
+    assert [row["epoch"] for row in position.history] == [0]
+
+
+def test_initial_values_that_are_no_numbers_are_named(tmp_path: Path) -> None:
+    a = model()
+    torch.nn.init.constant_(a.skip.weight, float("nan"))
+    with pytest.raises(loop.DivergedError, match="validation loss is nan before any training"):
+        loop.fit(job(tmp_path), a)
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    """With plain steps of the gradient a clip of 1e-3 moves the weights by at most the rate times that."""
+    a, before = model(), model().state_dict()
+    one = job(tmp_path, clip=1e-3, epochs=1, batch_size=36)
+    objective = loop.Objective(one.task, a, "32")
+    wrapped = one.fabric.setup_module(objective)
+    loop._step(one, wrapped, torch.optim.SGD(a.parameters(), lr=1.0), np.arange(36), checkpoint.Position())
+    moved = sum(float((p.detach() - before[name]).square().sum()) for name, p in a.named_parameters()) ** 0.5
+    assert moved == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_bf16_trains(tmp_path: Path) -> None:
     position = loop.fit(job(tmp_path, precision="bf16-mixed", epochs=5, lr=0.03), model())
     assert position.best_loss < position.history[0]["val_loss"]
