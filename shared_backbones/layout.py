@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -40,7 +40,7 @@ class Layout:
         """Number of tokens N per item."""
         return math.prod(self.axes)
 
-    def fold(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B *axes C"]:
+    def fold(self, x: Shaped[Tensor, "B N C"]) -> Shaped[Tensor, "B *axes C"]:
         """Tokens back on their lattice: (B, N, C) -> (B, *axes, C)."""
         return x.reshape(x.shape[0], *self.axes, x.shape[-1])
 

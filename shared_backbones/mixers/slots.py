@@ -254,6 +254,7 @@ class Codebook(Linear):
     """
 
     cost: ClassVar[str] = "O(N d^2)"
+    eps: ClassVar[float] = 1e-12  # small beside e^-16, the least weight that a code can have at 64 channels a head
 
     def __init__(
         self,
