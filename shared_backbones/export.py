@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from jaxtyping import config
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from .errors import BadRequest
 from .layout import Layout
 
 TENSORS = ("mask", "positions", "edges", "edge_attr")
@@ -80,4 +83,26 @@ def export_on_lattice(inner: nn.Module, x: Tensor, layout: Layout) -> ExportedPr
         return torch.export.export(OnLattice(inner, layout.ordered), (lattice,), tensors, dynamic_shapes=free)
 
 
-__all__ = ["OnLattice", "export_on_lattice", "lattice_inputs", "unchecked_shapes"]
+def save_onnx(program: ExportedProgram, path: Path) -> None:
+    """Write an exported program as ONNX; the file appears whole or not at all.
+
+    The shapes noted for inner values are taken out: the runtime infers them itself, and those of an inverse FFT are
+    noted wrongly (torch 2.13), which fails at other sizes than the traced one.
+    Raises BadRequest where the ``export`` extra is not installed.
+    """
+    try:
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+    except ImportError as error:
+        raise BadRequest("export to ONNX needs onnx and onnxscript: pip install 'cambium[export]'") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch's exporter about its own use of pytrees
+        made = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert made is not None
+    proto = made.model_proto
+    del proto.graph.value_info[:]
+    aside = path.with_name(path.name + ".part")
+    aside.write_bytes(proto.SerializeToString())
+    aside.replace(path)
+
+
+__all__ = ["OnLattice", "export_on_lattice", "lattice_inputs", "save_onnx", "unchecked_shapes"]
