@@ -207,7 +207,11 @@ def test_decay_spares_vectors() -> None:
 
 def test_a_loss_that_is_no_number_names_the_remedy(tmp_path: Path) -> None:
     task = Line(LineConfig(rows=60))
-    task.loss = lambda model, batch: (model(batch["x"]).mean() * float("nan"), torch.tensor(8.0))  # type: ignore[method-assign]
+
+    def loss(model: torch.nn.Module, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return model(batch["x"]).mean() * float("nan" if model.training else 1), torch.tensor(8.0)
+
+    task.loss = loss  # type: ignore[method-assign]
     with pytest.raises(
         loop.DivergedError, match=r"epoch 1, step 1; try a lower learning rate, such as --set train.lr="
     ):
