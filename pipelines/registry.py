@@ -11,6 +11,8 @@ import logging
 import os
 import re
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -75,11 +77,18 @@ def _opened(root: Path) -> Iterator[Any]:
     root.mkdir(parents=True, exist_ok=True)
     with Lock(root / ".lock-registry").held(), disk_full_is_clear(root / DATABASE):
         _check(root / DATABASE)
-        fresh = not (root / DATABASE).is_file()
-        client = _client(root)
-        if fresh:
-            _rebuild(client, root)
-        yield client
+        if not (root / DATABASE).is_file():
+            _make(root)
+        yield _client(root)
+
+
+def _make(root: Path) -> None:
+    """A database that knows every finished run below ``root``."""
+    if "mlflow" in sys.modules:  # it remembers which addresses have their tables, and would not make them again
+        command = [sys.executable, "-c", f"from {__name__} import rebuild; import sys; rebuild(sys.argv[1])", str(root)]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    else:
+        rebuild(root)
 
 
 def _finished(root: Path) -> list[Path]:
@@ -88,7 +97,11 @@ def _finished(root: Path) -> list[Path]:
     return sorted(found, key=lambda folder: ((folder / "metrics.json").stat().st_mtime, folder.name))
 
 
-def _rebuild(client: Any, root: Path) -> None:
+def rebuild(root: str | Path) -> None:
+    """Enter every finished run below ``root``, and its aliases as the history has them."""
+    root = Path(root).resolve()
+    client = _client(root)
+    client.search_experiments(max_results=1)  # makes the tables
     for folder in _finished(root):
         _record(client, folder)
     for row in _history(root):  # aliases by run, since versions may be counted anew

@@ -138,7 +138,7 @@ def compare(
 def export(
     run: RunName,
     to: Annotated[str, typer.Option("--to", metavar="onnx|torch", help="The format.")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: RUN/export.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: RUN/export-FORMAT.")] = None,
     root: Root = RUNS,
     as_json: AsJson = False,
 ) -> Answer:

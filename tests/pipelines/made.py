@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from domains.task import Manifest
+from domains.task import Manifest, Portable
 from shared_backbones.errors import BadInput
 
 from .toy import Line, LineData
@@ -39,8 +39,8 @@ class Rows(Line):
             np.savetxt(path, model(torch.tensor(x).float()).numpy())
         return {"rows": len(x)}
 
-    def example(self, fitted: dict[str, Any]) -> tuple[torch.Tensor, ...]:
-        return (torch.zeros(2, 4),)
+    def portable(self, model: Any, fitted: dict[str, Any]) -> Portable:
+        return Portable(model, (torch.randn(2, 4),), {"x": "(batch, 4), plain numbers"}, {"y": "(batch,)"})
 
     def open(self, source: str) -> LineData:
         data = super().open(source)
