@@ -20,6 +20,7 @@ from .identity import Identity
 from .kernels import Correlation, Hashed, Injective, RankAugmented, Relative, ReluLinear
 from .linear import Linear
 from .memory import Leaky, TestTime
+from .merged import Merged
 from .neighborhood import Message
 from .retention import MatrixLstm, Retention
 from .slots import Codebook, GroupedLatents, Lookup, SemanticSlots, SuperTokens, VirtualNode
@@ -41,6 +42,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "parallel": Parallel,
     "split": Split,
     "coarse": Coarse,
+    "merged": Merged,
     "channels": ChannelAttention,
     "hilo": HiLo,
     "convolution": Convolution,
