@@ -41,7 +41,7 @@ class Classify:
     name: ClassVar[str] = "hyperspectral/classify"
     summary: ClassVar[str] = "Classes of a hyperspectral scene, from labelled pixels to a georeferenced map"
     Config: ClassVar[type[TaskConfig]] = ClassifyOptions
-    train_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 60, "batch_size": 4, "lr": 3e-3, "weight_decay": 0.01}
+    train_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 40, "batch_size": 4, "lr": 1e-3, "weight_decay": 0.01}
     default_preset: ClassVar[str] = "scene_mixer"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = METRIC_FACTS
 

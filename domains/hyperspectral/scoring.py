@@ -26,7 +26,7 @@ METRIC_FACTS: Mapping[str, MetricFact] = {
 
 def calibration_bins(confidence: Float[np.ndarray, "n"], right: Any) -> Float[np.ndarray, "bins 3"]:
     """Per bin of confidence: cases, sum of confidence, cases that are right."""
-    at = np.clip((confidence * BINS).astype(int), 0, BINS - 1)
+    at = np.clip((np.nan_to_num(confidence) * BINS).astype(int), 0, BINS - 1)
     return np.stack([np.bincount(at, w, BINS) for w in (np.ones(len(at)), confidence, right.astype(np.float64))], 1)
 
 

@@ -221,7 +221,7 @@ def write_large(
     """A large int16 GeoTIFF in bounded memory: a simulated patch, repeated, with the light of each block its own."""
     patch = simulate(seed, shape=(250, 250), bands=bands).scene.array[:, :, :-3]
     rng = np.random.default_rng(seed)
-    with cube_writer(path, _Frame(shape, sensor(bands)), "int16", **creation) as writer:  # type: ignore[arg-type]
+    with cube_writer(path, _Frame(shape, sensor(bands)), "int16", **creation) as writer:
         for top in range(0, shape[0], patch.shape[1]):
             rows = slice(top, min(shape[0], top + patch.shape[1]))
             for left in range(0, shape[1], patch.shape[2]):

@@ -89,7 +89,7 @@ def _dealt(data: SceneData, options: SplitOptions, by: str, buffer: int) -> Spli
         have = np.stack([np.bincount(label[parts[p]], minlength=classes) for p in PARTS])
         short = (have[[0, 2]] < LEAST).any(0)
         lacking += short
-        if short.any():
+        if short.any() or have[1].sum() < LEAST:
             continue
         # a class in too few units for three parts may be missing from validation, never from train or test
         off = np.abs(have / have.sum(0) - np.array(options.fractions)[:, None]).sum(0).mean()
@@ -152,6 +152,11 @@ def distance_to(at: Int64[np.ndarray, "n"], shape: tuple[int, int]) -> Int64[np.
 
 
 def _too_few(data: SceneData, by: str, options: SplitOptions, buffer: int, lacking: Any, most_units: Any) -> BadInput:
+    if not lacking.any():
+        return BadInput(
+            f"no way of dealing {'blocks of ' + str(options.block) + ' px' if by == 'blocks' else 'polygons'} leaves any "
+            f"pixel for validation behind a buffer of {buffer} px; use larger blocks or a smaller patch_radius"
+        )
     worst = int(lacking.argmax())
     name, number = data.class_names[worst], data.class_ids[worst]
     pixels = int((data.index == worst).sum())

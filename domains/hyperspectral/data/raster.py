@@ -46,8 +46,7 @@ class RasterScene:
             if self._file.count == 0 or self._file.width == 0:
                 self._file.close()
                 raise BadInput(f"{path}: the raster holds no bands")
-            self.nodata: float | None = self._file.nodata
-            self.bands = _bands(str(path), self._file)
+            self._bands = _bands(str(path), self._file)
 
     @property
     def where(self) -> str:
@@ -56,6 +55,15 @@ class RasterScene:
     @property
     def shape(self) -> tuple[int, int]:
         return self._file.height, self._file.width
+
+    @property
+    def bands(self) -> Bands:
+        return self._bands
+
+    @property
+    def nodata(self) -> float | None:
+        value = self._file.nodata
+        return None if value is None else float(value)
 
     @cached_property
     def crs(self) -> str | None:

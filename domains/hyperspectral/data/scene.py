@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -21,13 +21,9 @@ class CorruptBlock(BadInput):
     """One window of a scene cannot be read, though the file as a whole can be opened."""
 
 
-class Scene(Protocol):
-    """A scene. Windows are slices with plain bounds inside the lattice."""
-
-    @property
-    def where(self) -> str:
-        """What to call it in messages: a path, or a data set's name."""
-        ...
+@runtime_checkable  # the test run checks types
+class Lattice(Protocol):
+    """Where a scene's pixels lie and what its bands are, without its values."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -49,6 +45,16 @@ class Scene(Protocol):
 
     @property
     def nodata(self) -> float | None: ...
+
+
+@runtime_checkable
+class Scene(Lattice, Protocol):
+    """A scene. Windows are slices with plain bounds inside the lattice."""
+
+    @property
+    def where(self) -> str:
+        """What to call it in messages: a path, or a data set's name."""
+        ...
 
     @property
     def block(self) -> tuple[int, int]:

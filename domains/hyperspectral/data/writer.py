@@ -21,7 +21,7 @@ from shared_backbones.errors import BadInput
 
 from ..bands import Bands
 from .raster import gdal
-from .scene import Scene
+from .scene import Lattice, Scene
 
 Colour = tuple[int, int, int, int]
 
@@ -35,7 +35,7 @@ class RasterWriter:
     def __init__(
         self,
         path: Path,
-        like: Scene,
+        like: Lattice,
         count: int,
         dtype: str,
         *,
@@ -142,7 +142,7 @@ def band_tags(bands: Bands) -> list[dict[str, str]]:
 
 
 def cube_writer(
-    path: Path, like: Scene, dtype: str, *, bands: Bands | None = None, nodata: float | None = None, **creation: Any
+    path: Path, like: Lattice, dtype: str, *, bands: Bands | None = None, nodata: float | None = None, **creation: Any
 ) -> RasterWriter:
     """A writer for a cube of the scene's bands (or of ``bands``): ENVI where the path ends in .img, else GeoTIFF."""
     bands = like.bands if bands is None else bands
