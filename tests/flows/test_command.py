@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,19 @@ def test_a_killed_command_leaves_nothing_and_the_next_one_goes_on(toy: str, root
     assert "resuming the unfinished run" in second.stderr
     assert set(server.home.glob("server-*.json")) == notes, "the note of the killed server is gone too"
 
-    bad = subprocess.run([*words, "--data", "bad"], capture_output=True, text=True)
-    assert bad.returncode == 2
-    assert json.loads(bad.stdout) == {"error": "bad: row 3 holds no number; mend it", "exit": 2}
-    assert "Traceback" not in bad.stderr
-    assert bad.stderr.rstrip().endswith("error: bad: row 3 holds no number; mend it")
+
+def test_a_users_mistake_is_one_sentence_on_the_terminal(
+    toy: str, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Prefect logs a traceback for every failure; a mistake in the data is not one."""
+    monkeypatch.setattr("flows.server.loopback_server", lambda root: nullcontext(server))  # the one that runs
+    words = ["run", "train", toy, "--preset", PRESET, "--data", "bad", "--out", str(tmp_path), "--json"]
+    assert command.main(words) == 2
+    said = capfd.readouterr()
+    assert json.loads(said.out) == {"error": "bad: row 3 holds no number; mend it", "exit": 2}
+    assert "Traceback" not in said.err
+    assert said.err.rstrip().endswith("error: bad: row 3 holds no number; mend it")
+    assert not (tmp_path / "toy-rows").exists()
 
 
 # --- exit codes and words
