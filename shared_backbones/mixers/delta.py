@@ -64,9 +64,7 @@ class Delta(Sequence):
         qkv, conv = self.conv(layout.clean(self.qkv(x)), state["conv"])
         q, k, v = (split_heads(t, self.heads) for t in F.silu(qkv).chunk(3, -1))
         beta = masked_heads(self.beta(x).sigmoid().mT, layout)
-        log_a = beta.new_zeros(beta.shape)
-        if self.alpha is not None:
-            log_a = masked_heads(-F.softplus(self.alpha(x)).mT, layout)
+        log_a = None if self.alpha is None else masked_heads(-F.softplus(self.alpha(x)).mT, layout)
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         y, s = delta_scan(q, k, v, beta, log_a, state["s"], block)
         y = join_heads(head_norm(y)).to(x.dtype)

@@ -64,12 +64,6 @@ class Linear(StateMixer):
         start = torch.log(-torch.log1p(-(2.0 ** -torch.arange(3, 3 + self.heads))))  # lambda = 1 - 2^-3, 1 - 2^-4 ...
         self.log_rate = nn.Parameter(start) if decay else None
 
-    def log_decay(self, like: Tensor) -> Float[Tensor, "H 1"]:
-        """log lambda_h <= 0."""
-        if self.log_rate is None:
-            return like.new_zeros(self.heads, 1)
-        return -self.log_rate.exp()[:, None]
-
     def project(
         self, x: Float[Tensor, "B N C"], layout: Layout
     ) -> tuple[Float[Tensor, "B H N D"], Float[Tensor, "B H N D"], Float[Tensor, "B H N E"]]:
@@ -89,8 +83,11 @@ class Linear(StateMixer):
         self, q: Tensor, k: Tensor, v: Tensor, state: Float[Tensor, "B H D E"], block: int, frame: int
     ) -> tuple[Float[Tensor, "B H N E"], Float[Tensor, "B H D E"]]:
         """Block by block (``block`` tokens, whole frames of ``frame`` tokens each), handing the state on."""
-        opens = torch.arange(q.shape[2], device=q.device) % frame == 0  # the first token of a frame lets it decay
-        y, state = decay_scan(q, k, v, (self.log_decay(q) * opens)[None], state, block, frame)
+        log_a = None
+        if self.log_rate is not None:  # the first token of a frame lets the state decay
+            opens = torch.arange(q.shape[2], device=q.device) % frame == 0
+            log_a = (-self.log_rate.exp()[:, None] * opens)[None]
+        y, state = decay_scan(q, k, v, log_a, state, block, frame)
         return y.to(q.dtype), state
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout, mode: Mode = "chunk") -> Float[Tensor, "B N C"]:

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SMALL = 8192  # numbers per step below which the cost of a call outweighs its work
+SMALL = 4096  # numbers per step below which the cost of a call outweighs its work
 
 
 def full(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -129,35 +129,53 @@ def blocks_of(x: Tensor, length: int, dim: int = 2) -> Tensor:
     return x.unflatten(dim, (-1, length))
 
 
+def visible(n: int, device: torch.device, frame: int = 1) -> Bool[Tensor, "L L"]:
+    """True where the frame of token j, of ``frame`` tokens, is not later than that of token i."""
+    at = torch.arange(n, device=device) // frame
+    return at[:, None] >= at
+
+
 def within(g: Float[Tensor, "*m L"], frame: int = 1) -> Float[Tensor, "*m L L"]:
     """exp(g_i - g_j) for cumulated log decays g where j's frame of ``frame`` tokens is not later than i's, else 0."""
-    at = torch.arange(g.shape[-1], device=g.device) // frame
-    return torch.where(at[:, None] >= at, g[..., :, None] - g[..., None, :], -torch.inf).exp()
+    seen = visible(g.shape[-1], g.device, frame)
+    return ((g[..., :, None] - g[..., None, :]) * seen).exp() * seen  # masked twice: no exponential of a positive
+
+
+def faded(x: Tensor, g: Tensor | None, to_end: bool = False) -> Tensor:
+    """x_i times the decay from the start of its block to token i, or from token i to the end of the block."""
+    if g is None:
+        return x
+    return x * (g[..., -1:] - g if to_end else g).exp()[..., None]
 
 
 def decay_scan(
     q: Float[Tensor, "B #H N D"],
     k: Float[Tensor, "B #H N D"],
     v: Float[Tensor, "B H N E"],
-    log_a: Float[Tensor, "#B H N"],
+    log_a: Float[Tensor, "#B H N"] | None,
     state: Float[Tensor, "B H D E"],
     block: int,
     frame: int = 1,
 ) -> tuple[Float[Tensor, "B H N E"], Float[Tensor, "B H D E"]]:
     """y_t = q_t^T S_t with S_t = a_t S_(t-1) + k_t v_t^T, and the last S: all pairs inside a block of ``block``
-    tokens, the state between blocks. log a <= 0. With ``frame`` a token sees all of its own frame of so many tokens,
-    of which the first lets the state decay; a block is whole frames."""
-    n, (q, k, v, log_a, state) = q.shape[2], full(q, k, v, log_a, state)
+    tokens, the state between blocks. log a <= 0; None is no decay.
+
+    With ``frame`` a token sees all of its own frame of so many tokens, of which the first lets the state decay; a
+    block is whole frames.
+    """
+    n, (q, k, v, state) = q.shape[2], full(q, k, v, state)
     with full_precision(q):
-        q, k, v, g = (blocks_of(t, block) for t in (q, k, v, log_a))
-        g = g.cumsum(-1)
-        writes = (k * (g[..., -1:] - g).exp()[..., None]).mT @ v
-        after = scan(g[..., -1].exp().movedim(2, 0)[..., None, None], writes.movedim(2, 0), state)
+        q, k, v = (blocks_of(t, block) for t in (q, k, v))
+        g = None if log_a is None else blocks_of(full(log_a)[0], block).cumsum(-1)
+        writes = faded(k, g, to_end=True).mT @ v
+        passed = writes.new_ones(1) if g is None else g[..., -1].exp().movedim(2, 0)[..., None, None]
+        after = scan(passed.expand(q.shape[2], *passed.shape[1:]), writes.movedim(2, 0), state)
         if block == frame:  # all of a block sees all of it: no pairs
             y = q @ after.movedim(0, 2)
         else:
             before = torch.cat([state[None], after[:-1]]).movedim(0, 2)
-            y = (q @ k.mT * within(g, frame)) @ v + (q * g.exp()[..., None]) @ before
+            weight = visible(block, q.device, frame) if g is None else within(g, frame)
+            y = (q @ k.mT * weight) @ v + faded(q, g) @ before
     return y.flatten(2, 3)[:, :, :n], after[-1]
 
 
@@ -166,7 +184,7 @@ def delta_scan(
     k: Float[Tensor, "B H N D"],
     v: Float[Tensor, "B H N E"],
     beta: Float[Tensor, "B H N"],
-    log_a: Float[Tensor, "#B H N"],
+    log_a: Float[Tensor, "#B H N"] | None,
     state: Float[Tensor, "B H D E"],
     block: int,
 ) -> tuple[Float[Tensor, "B H N E"], Float[Tensor, "B H D E"]]:
@@ -175,24 +193,27 @@ def delta_scan(
     Inside a block the u solve a unit triangular system whose right side is linear in the state before the block,
     S: u = U - W S. So the next state is a matrix times S plus a matrix, and only that one product is sequential.
     """
-    n, (q, k, v, beta, log_a, state) = q.shape[2], full(q, k, v, beta, log_a, state)
+    n, (q, k, v, beta, state) = q.shape[2], full(q, k, v, beta, state)
     with full_precision(q):
-        q, k, v, beta, g = (blocks_of(t, block) for t in (q, k, v, beta, log_a))
-        g, beta = g.cumsum(-1), beta[..., None]
-        decay, since = within(g), g.exp()[..., None]
-        system = (beta * k) @ k.mT * decay  # the solve reads it below the diagonal only
-        right = torch.cat([beta * v, beta * since * k], -1)
-        u, w = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True).split(
-            [v.shape[-1], k.shape[-1]], -1
-        )
-        write = (k * (g[..., -1:] - g).exp()[..., None]).mT
-        keep = since[..., -1:, :] * torch.eye(k.shape[-1], dtype=k.dtype, device=k.device) - write @ w
+        q, k, v, beta = (blocks_of(t, block) for t in (q, k, v, beta[..., None]))
+        g = None if log_a is None else blocks_of(full(log_a)[0], block).cumsum(-1)
+        decay = visible(block, q.device) if g is None else within(g)
+        driven = beta * k
+        system = driven @ k.mT * decay  # the solve reads it below the diagonal only
+        right = torch.cat([beta * v, faded(driven, g)], -1)
+        # the system transposed, x A^T = b^T: in memory both are as LAPACK wants them
+        solved = torch.linalg.solve_triangular(system.mT, right.mT, upper=True, left=False, unitriangular=True).mT
+        u, w = solved.split([v.shape[-1], k.shape[-1]], -1)
+        write = faded(k, g, to_end=True).mT
+        eye = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
+        add, drop = (write @ solved).split([v.shape[-1], k.shape[-1]], -1)
+        keep = (eye if g is None else g[..., -1:, None].exp() * eye) - drop
         states, s = [], state.flatten(0, 1)
-        for keep_m, add_m in zip(keep.flatten(0, 1).unbind(1), (write @ u).flatten(0, 1).unbind(1), strict=True):
+        for keep_m, add_m in zip(keep.flatten(0, 1).unbind(1), add.flatten(0, 1).unbind(1), strict=True):
             states.append(s)
             s = torch.baddbmm(add_m, keep_m, s)
         before = torch.stack(states, 1).unflatten(0, state.shape[:2])
-        y = (q * since) @ before + (q @ k.mT * decay) @ (u - w @ before)
+        y = faded(q, g) @ before + (q @ k.mT * decay) @ (u - w @ before)
     return y.flatten(2, 3)[:, :, :n], s.unflatten(0, state.shape[:2])
 
 
