@@ -5,7 +5,8 @@
 Against: a loop over tokens; causal softmax attention of the same width (SDPA); and the forms in which these operators
 are usually written in plain torch, written here from the published equations: the delta rule with chunks picked by
 index and forward substitution row by row, and the selective scan with its decays and inputs in memory at full length.
-Each time is the best of a few; contestants take turns, so that a busy machine slows all of them.
+Each time is the best of a few, and contestants take turns. With one thread it is the process's own CPU time, so that
+a busy machine matters little; with more it is time on the clock, which means something on an idle machine only.
 """
 
 from __future__ import annotations
@@ -137,13 +138,14 @@ SLOW = {"indexed"}  # minutes at 8k tokens with gradients
 
 def timed(form: Form, data: list[Tensor], backward: bool) -> float:
     """Seconds of one call."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     data = [t.clone().requires_grad_(backward) for t in data]
-    start = time.perf_counter()
+    start = clock()
     with torch.set_grad_enabled(backward):
         y = form(*data)
         if backward:
             y.sum().backward()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def race(family: str, n: int, backward: bool, repeats: int) -> dict[str, float]:
