@@ -16,7 +16,7 @@ from .channel import build_channel
 from .errors import BadRequest
 from .layout import Layout
 from .mixers import build_mixer
-from .norms import NORMS
+from .norms import NORMS, normalise
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Backbone(nn.Module):
                 x, layout = merge(x, layout)
             x = stage(x, layout)
             found.append((x, layout))
-        found[-1] = (self.norm(x), layout)
+        found[-1] = (normalise(self.norm, x, layout), layout)
         return found
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> tuple[Float[Tensor, "B M K"], Layout]:

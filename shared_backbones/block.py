@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .errors import unknown
 from .layout import Layout
-from .norms import NORMS
+from .norms import NORMS, normalise
 
 
 class DropPath(nn.Module):
@@ -56,14 +56,14 @@ class PreNorm(Residual):
     """x + f(norm(x)): "On Layer Normalization in the Transformer Architecture" (Xiong et al. 2020)."""
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
-        return x + self.drop(self.scale(self.inner(self.norm(x), layout)))
+        return x + self.drop(self.scale(self.inner(normalise(self.norm, x, layout), layout)))
 
 
 class PostNorm(Residual):
     """norm(x + f(x)): "Attention Is All You Need" (Vaswani et al. 2017)."""
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
-        return self.norm(x + self.drop(self.scale(self.inner(x, layout))))
+        return normalise(self.norm, x + self.drop(self.scale(self.inner(x, layout))), layout)
 
 
 class PeriNorm(Residual):
@@ -74,7 +74,8 @@ class PeriNorm(Residual):
         self.norm_out = NORMS[norm](dim)
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
-        return x + self.drop(self.scale(self.norm_out(self.inner(self.norm(x), layout))))
+        y = self.inner(normalise(self.norm, x, layout), layout)
+        return x + self.drop(self.scale(normalise(self.norm_out, y, layout)))
 
 
 PLACEMENTS: dict[str, type[Residual]] = {"pre": PreNorm, "post": PostNorm, "peri": PeriNorm}

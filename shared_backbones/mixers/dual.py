@@ -60,6 +60,9 @@ class HiLo(Mixer):
         lows = round(low * count)
         if not 0 < lows < count:
             raise BadRequest(f"low must leave heads of both kinds, got low={low} of {count} heads")
+        highs = count - lows
+        near = window * (3 * highs * count + highs**2 + lows * count + lows**2) + 2 * lows * count
+        setattr(self, "cost", f"O({2 * lows * count} N^2 d + {near} N d^2)")  # noqa: B010 - of this split of the heads
         wide, narrow = lows * self.head, (count - lows) * self.head
         self.high_qkv, self.high_out = nn.Linear(dim, 3 * narrow), nn.Linear(narrow, narrow)
         self.low_q, self.low_kv, self.low_out = nn.Linear(dim, wide), nn.Linear(dim, 2 * wide), nn.Linear(wide, wide)
