@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,7 +60,8 @@ def only_answer_on_stdout(active: bool) -> Iterator[int]:
     real = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield real
+        with redirect_stdout(sys.stderr):
+            yield real
     finally:
         sys.stdout.flush()
         os.dup2(real, 1)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,18 @@ def _opened(root: Path) -> Iterator[Any]:
         _check(root / DATABASE)
         if not (root / DATABASE).is_file():
             _make(root)
-        yield _client(root)
+        client = _client(root)
+        try:
+            yield client
+        finally:
+            _close(client)
+
+
+def _close(client: Any) -> None:
+    """Let go of the file: MLflow keeps connections, which would outlive a database that is put aside."""
+    with suppress(AttributeError):
+        for store in (client._tracking_client.store, client._get_registry_client().store):
+            store.engine.dispose()
 
 
 def _make(root: Path) -> None:
@@ -101,7 +112,7 @@ def rebuild(root: str | Path) -> None:
     """Enter every finished run below ``root``, and its aliases as the history has them."""
     root = Path(root).resolve()
     client = _client(root)
-    client.search_experiments(max_results=1)  # makes the tables
+    client.search_experiments(max_results=1)  # makes the tables, were there no run
     for folder in _finished(root):
         _record(client, folder)
     for row in _history(root):  # aliases by run, since versions may be counted anew

@@ -235,11 +235,10 @@ def check_data(
     from ..ingest import check
 
     known = public_data()
-    if task is None:
-        if source not in known:
-            from domains import all_tasks
+    task = task or (known[source].task if source in known else "")
+    if not task:
+        from domains import all_tasks
 
-            raise BadRequest(f"say who is to read {source}: --task with one of {', '.join(sorted(all_tasks()))}")
-        task = known[source].task
+        raise BadRequest(f"say who is to read {source}: --task with one of {', '.join(sorted(all_tasks()))}")
     result = check(resolve(task, data=source, sets=sets or ()))
     return Answer(result, lambda console: show.checked(console, result))
