@@ -43,3 +43,14 @@ def check_options(what: str, cls: type, options: Mapping[str, Any]) -> None:
         if not _fits(value, hint):
             wanted = getattr(hint, "__name__", None) if typing.get_origin(hint) is None else str(hint)
             raise BadRequest(f"option {option!r} of {what} must be {wanted}, got {value!r}")
+
+
+def as_declared(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with YAML's lists as tuples, where ``cls`` takes a tuple."""
+    hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+
+    def takes_tuple(hint: Any) -> bool:
+        parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        return any(typing.get_origin(part) is tuple for part in parts)
+
+    return {k: tuple(v) if isinstance(v, list) and takes_tuple(hints.get(k)) else v for k, v in options.items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import BadRequest, unknown
 from ..mixers import unmet
-from ..options import check_options, options_of
+from ..options import as_declared, check_options, options_of
 from .base import Channel
 from .elastic import Nested, ParameterTokens
 from .experts import Experts, MixtureOfExperts
@@ -54,6 +54,7 @@ def build_channel(
         able = [n for n, c in CHANNELS.items() if not unmet(c, rank, ordered, causal_axes, None)]
         raise BadRequest(f"{what} cannot serve here: {'; '.join(reasons)}. Those that can: {', '.join(able)}")
     check_options(what, cls, options)
+    options = as_declared(cls, options)
     allowed = options_of(cls)
     if rank is not None and "rank" in allowed:
         options["rank"] = rank

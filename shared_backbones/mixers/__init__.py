@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ..errors import BadRequest, unknown
-from ..options import check_options, options_of
+from ..options import as_declared, check_options, options_of
 from .attention import Attention, DecayAttention
 from .base import Mixer, StateMixer
 from .combine import Coarse, Over, Parallel, Serial, Split
@@ -140,6 +140,7 @@ def build_mixer(
         able = [n for n, m in MIXERS.items() if not unmet(m, rank, ordered, causal_axes, provides)]
         raise BadRequest(f"{what} cannot serve here: {'; '.join(reasons)}. Those that can: {', '.join(able) or 'none'}")
     check_options(what, cls, options)
+    options = as_declared(cls, options)
     if causal_axes:
         options["causal_axes"] = tuple(sorted(causal_axes))
     known = {"rank": rank, "ordered": ordered, "provides": provides}

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from shared_backbones.backbone import Backbone, Tokens
 from shared_backbones.errors import BadRequest
 from shared_backbones.layout import Layout
 from shared_backbones.mixers import build_mixer
+from shared_backbones.presets import parse_preset
 
 WINDOW = {"mixer": "window", "window": 3}
 
@@ -129,3 +131,56 @@ def test_facts_follow_from_the_parts() -> None:
 def test_refusals_at_build_time(name: str, options: dict, asked: dict, said: str) -> None:
     with pytest.raises(BadRequest, match=said):
         build_mixer(name, 12, **asked, **options)
+
+
+SENTENCES = {
+    "DaViT (266): positions and channels in turn, each after a convolution that tells places": """
+      - {mixer: convolution, channel: none}
+      - {mixer: window, window: 4}
+      - {mixer: convolution, channel: none}
+      - {mixer: channels}
+    """,
+    "Inception transformer (259): part of the channels local, part global, then fused": """
+      - mixer: serial
+        inner:
+          - mixer: split
+            shares: [1, 1, 2]
+            inner:
+              - {mixer: serial, inner: [max_pooling, {mixer: pointwise, act: gelu}]}
+              - {mixer: serial, inner: [pointwise, convolution]}
+              - {mixer: coarse, factor: 2, inner: attention}
+          - {mixer: parallel, inner: [convolution, pointwise]}
+          - pointwise
+    """,
+    "UniFormer (327): local in shallow layers, global in deep ones": """
+      - {mixer: convolution, channel: none}
+      - {mixer: separable, kernel: 5, times: 2}
+      - {mixer: attention, times: 2}
+    """,
+    "HiLo (305)": "- {mixer: hilo, window: 2, times: 2}",
+    "a hybrid by layer ratio (235): mixers and channel layers as sub-blocks of their own": """
+      - {mixer: linear, times: 3, channel: none}
+      - {mixer: attention, channel: none}
+      - {mixer: identity, channel: mlp, times: 4}
+    """,
+    "Axial attention": "- {mixer: serial, inner: [{mixer: over, axis: 0}, {mixer: over, axis: 1}]}",
+    "GLMix (269): slots beside a convolution": "- {mixer: parallel, inner: [semantic_slots, separable]}",
+}
+
+
+@pytest.mark.parametrize("sentence", SENTENCES.values(), ids=list(SENTENCES))
+def test_papers_are_sentences_in_yaml(sentence: str) -> None:
+    text = f"paper: test\nstem: image\nstages:\n  - dim: 16\n    layers:\n{indented(sentence)}"
+    net = Backbone(parse_preset("test", text).backbone, Tokens(rank=2)).eval()
+    x, mask = torch.randn(2, 30, 16), torch.rand(2, 30, generator=torch.Generator().manual_seed(0)) > 0.3
+    y, _ = net(x.masked_fill(~mask[..., None], 0.0), Layout((5, 6), mask=mask))
+    z, _ = net(torch.where(mask[..., None], x, 99.0), Layout((5, 6), mask=mask))
+    torch.testing.assert_close(y[mask], z[mask], rtol=1e-4, atol=1e-5)
+    net(x, Layout((5, 6)))[0].square().sum().backward()
+    assert all(p.grad is not None or "mix.norm" in name or "channel.norm" in name for name, p in net.named_parameters())
+
+
+def indented(sentence: str) -> str:
+    lines = [line for line in sentence.splitlines() if line.strip()]
+    cut = min(len(line) - len(line.lstrip()) for line in lines)
+    return "\n".join("      " + line[cut:] for line in lines) + "\n"
