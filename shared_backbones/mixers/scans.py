@@ -86,12 +86,14 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         a, h, start = ctx.saved_tensors
         flow = grad.clone(memory_format=torch.contiguous_format)
         sweep_blocks(a[1:], flow[:-1], flow[-1], back=True)  # a_(t+1) carries step t on to step t + 1
-        before = torch.cat([start[None], h[:-1]])
-        return (flow * before).sum_to_size(a.shape), flow, a[0] * flow[0]
+        of_a = None
+        if ctx.needs_input_grad[0]:
+            of_a = (flow * torch.cat([start[None], h[:-1]])).sum_to_size(a.shape)
+        return of_a, flow, a[0] * flow[0]
 
 
 def loop(body: Callable[..., Any], carry: list[Tensor], tokens: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -168,8 +170,8 @@ def decay_scan(
         q, k, v = (blocks_of(t, block) for t in (q, k, v))
         g = None if log_a is None else blocks_of(full(log_a)[0], block).cumsum(-1)
         writes = faded(k, g, to_end=True).mT @ v
-        passed = writes.new_ones(1) if g is None else g[..., -1].exp().movedim(2, 0)[..., None, None]
-        after = scan(passed.expand(q.shape[2], *passed.shape[1:]), writes.movedim(2, 0), state)
+        passed = writes.new_ones(1, 1, q.shape[2]) if g is None else g[..., -1].exp()
+        after = scan(passed.movedim(2, 0)[..., None, None], writes.movedim(2, 0), state)
         if block == frame:  # all of a block sees all of it: no pairs
             y = q @ after.movedim(0, 2)
         else:
