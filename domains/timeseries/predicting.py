@@ -31,7 +31,7 @@ def forecast_file(model: Forecaster, fitted: Fitted, source: str, sink: Sink) ->
     Returns plain facts. Raises BadInput where the file's series, frequency, length, covariates or units do not match
     what the model was trained on.
     """
-    raw, reading, _ = load(source, ReadOptions(**fitted["reading"]))
+    raw, reading, _ = load(source, _reading(fitted))
     reading = replace(reading, columns=tuple(fitted["names"]), freq=fitted["freq"])
     panel = _in_order(parse_panel(raw, source, reading), fitted)
     end = panel.observed_end
@@ -67,6 +67,12 @@ def tidy(model: Forecaster, fitted: Fitted, panel: Panel, end: int) -> pd.DataFr
     table = {"unique_id": np.repeat(panel.names, horizon), "ds": np.tile(stamps, len(panel.names))}
     table |= {name: values.T.reshape(-1) for name, values in zip(_COLUMNS, ahead, strict=True)}
     return pd.DataFrame(table)[["unique_id", "ds", "forecast", "lo_80", "hi_80", "lo_95", "hi_95"]]
+
+
+def _reading(fitted: Fitted) -> ReadOptions:
+    """How the training file was read; JSON has lists where the options have tuples."""
+    plain = fitted["reading"]
+    return ReadOptions(**{name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()})
 
 
 def _in_order(panel: Panel, fitted: Fitted) -> Panel:
