@@ -47,13 +47,15 @@ class Rows(Line):
         return LineData(Manifest(source, data.manifest.sha256, "CC0", {"rows": len(data.y)}), data.x, data.y)
 
 
-def make_run(folder: Path, *, task: str = "toy/rows", seed: int = 0, mse: float = 0.5) -> Path:
+def make_run(
+    folder: Path, *, task: str = "toy/rows", seed: int = 0, mse: float = 0.5, sets: tuple[str, ...] = ()
+) -> Path:
     """A run directory as training leaves it, with an untrained model in it."""
     from pipelines.config import build_preset, build_task, resolve, to_yaml
     from pipelines.runs import save_model
 
-    preset = str(Path(__file__).with_name("rows.yaml"))
-    config = resolve(task, data="simulated", preset=preset, file=None, sets=(), seed=seed)
+    preset = str(Path(__file__).with_name("rows.yaml" if task == "toy/rows" else "toy.yaml"))
+    config = resolve(task, data="simulated", preset=preset, sets=sets, seed=seed)
     built, sentence = build_task(config), build_preset(config)
     data = built.open("simulated")
     split = built.split(data)

@@ -1,0 +1,86 @@
+"""Comparisons: chosen on validation, averaged over seeds, honest about parameters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipelines import compare as module
+from pipelines.compare import compare, interval_of_mean
+from shared_backbones.errors import BadRequest
+
+from .made import make_run, rows_task  # noqa: F401 - a fixture
+
+PRESET = str(Path(__file__).with_name("rows.yaml"))
+
+
+@pytest.fixture
+def trained(rows_task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:  # noqa: F811
+    """Stands for the trainer: the test score falls with the rate, the validation loss is least at 0.01."""
+    asked: list[Any] = []
+
+    def train(config: Any, out: Path, *, quiet: bool = False) -> Path:
+        mixer, rate = config.model.get("mixer", "attention"), config.train.lr
+        folder = out / "toy-rows" / f"{mixer}-{rate}-{config.seed}"
+        asked.append((mixer, rate, config.seed))
+        if not folder.exists():
+            mse = {"attention": 0.5, "identity": 0.7}[mixer] + 0.1 * config.seed - rate
+            sets = (f"train.lr={rate}", *([f"model.mixer={mixer}"] if mixer == "identity" else []))
+            make_run(folder, seed=config.seed, mse=mse, sets=sets)
+            metrics = json.loads((folder / "metrics.json").read_text())
+            metrics["training"] = {"best_val_loss": abs(np.log10(rate) + 2)}
+            metrics["cost"] = {"parameters": 100, "macs": 5, "train_seconds": 1.0, "items_per_second": 9.0}
+            (folder / "metrics.json").write_text(json.dumps(metrics))
+        return folder
+
+    monkeypatch.setattr(module, "train", train)
+    return asked
+
+
+def test_rates_are_chosen_on_validation_and_scores_averaged_over_seeds(trained: list[Any], tmp_path: Path) -> None:
+    result = compare("toy/rows", [PRESET], seeds=3, rates=[0.1, 0.01], out=tmp_path / "runs", quiet=True)
+    rows = {row["method"]: row for row in result["rows"]}
+    assert list(rows) == ["rows", "rows without mixing", "mean"]
+    assert rows["rows"]["lr"] == 0.01  # 0.1 has the better test score and the worse validation loss
+    scores = [0.49, 0.59, 0.69]
+    assert rows["rows"]["mse"] == pytest.approx(np.mean(scores))
+    low, high = stats.t.interval(0.95, 2, np.mean(scores), stats.sem(scores))
+    assert (rows["rows"]["seeds_low"], rows["rows"]["seeds_high"]) == pytest.approx((low, high))
+    assert rows["rows"]["bootstrap_low"] == pytest.approx(np.mean(scores) - 0.1)
+    assert rows["rows without mixing"]["mse"] > rows["rows"]["mse"]
+    assert rows["mean"]["mse"] == 1.0
+    assert json.loads(Path(result["json"]).read_text())["sweeps"]["rows"] == {"0.1": 1.0, "0.01": 0.0}
+    page = Path(result["page"]).read_text()
+    for said in ("rows without mixing", "validation loss", "0.01", "3 seeds"):
+        assert said in page
+    for link in ("attention-0.01-0", "identity-0.01-2"):
+        assert f"../{link}/report.html" in page
+    assert ("attention", 0.1, 1) not in trained  # other seeds are not spent on the sweep
+
+
+def test_more_parameters_are_pointed_out() -> None:
+    rows = [{"kind": "model", "method": name, "parameters": n} for name, n in (("a", 100), ("b", 110), ("c", 111))]
+    (warning,) = module._warnings(rows)
+    assert "c has 1.11 times the parameters of a" in warning
+
+
+def test_the_interval_of_a_mean() -> None:
+    assert interval_of_mean([1.0]) == (None, None)
+    values = list(np.random.default_rng(0).normal(size=7))
+    expected = stats.t.interval(0.95, 6, np.mean(values), stats.sem(values))
+    assert interval_of_mean(values) == pytest.approx(expected)
+
+
+def test_requests_that_cannot_be_met(trained: list[Any], tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="each preset once"):
+        compare("toy/rows", [PRESET, PRESET], out=tmp_path)
+    with pytest.raises(BadRequest, match="at least 1"):
+        compare("toy/rows", [PRESET], seeds=0, out=tmp_path)
+    with pytest.raises(BadRequest, match="unknown preset"):
+        compare("toy/rows", [PRESET, "nonsense"], out=tmp_path)
+    assert not trained
