@@ -34,6 +34,8 @@ def last_observed(
     past: Float[np.ndarray, "B L V"], mask: Bool[np.ndarray, "B L V"]
 ) -> tuple[Float[np.ndarray, "B V"], Bool[np.ndarray, "B V"]]:
     """The newest observed value of each look-back; 0 and False where there is none."""
+    if not past.shape[1]:
+        return np.zeros((len(past), past.shape[2])), np.zeros((len(past), past.shape[2]), bool)
     steps = np.where(mask, np.arange(1, past.shape[1] + 1)[:, None], 0).max(1)
     value = np.take_along_axis(past, np.maximum(steps - 1, 0)[:, None], 1)[:, 0]
     return np.where(steps > 0, value, 0.0), steps > 0

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from domains.task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split
+from domains.task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Portable, Sink, Split
 from shared_backbones.presets import Preset
 
 from .baselines import all_baselines, require_statsforecast
@@ -23,9 +22,9 @@ from .intervals import Intervals
 from .model import Forecaster, forecast_loss, forecasts_of
 from .opening import open_source
 from .predicting import forecast_file
-from .ridge import fit_ridge, zscored
+from .ridge import fit_ridge, training_rows, zscored
 from .scoring import FACTS, by_series, conformal, metrics, score
-from .seasons import choose_profile
+from .seasons import choose_start
 from .splits import audits, chronological, origins
 from .windows import Windows, windows
 
@@ -40,7 +39,7 @@ class Forecast:
     summary: ClassVar[str] = "Forecast series of a table ahead, with 80 and 95 % intervals, scored by rolling origins."
     Config: ClassVar[type[ForecastConfig]] = ForecastConfig
     train_defaults: ClassVar[Mapping[str, Any]] = {
-        "epochs": 8, "batch_size": 64, "lr": 3e-4, "weight_decay": 0.05, "patience": 3,
+        "epochs": 8, "batch_size": 64, "lr": 1e-4, "weight_decay": 0.05, "patience": 2,
     }  # fmt: skip
     default_preset: ClassVar[str] = "linear_skip"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = FACTS
@@ -79,7 +78,7 @@ class Forecast:
         return Forecaster(fitted, preset)
 
     def initialise(self, model: nn.Module, data: Panel, split: Split) -> None:
-        """Seasonal profile (chosen inside train) and skip map in closed form (penalty chosen on val)."""
+        """Seasonal profile and skip map in closed form; see domains.timeseries.seasons for how they are chosen."""
         assert isinstance(model, Forecaster)
         options = model.options
         if options.skip != "ridge" and not options.cycle:
@@ -88,10 +87,8 @@ class Forecast:
         mean, std = model.mean.cpu().numpy(), model.std.cpu().numpy()
         train, val = (zscored(self._windows(data, split, part), mean, std) for part in ("train", "val"))
         periods = sorted({season, cycle}) if options.cycle else []
-        profile = choose_profile(train, split.parts["train"], periods, cycle)
-        found = fit_ridge(train, val, profile)
-        if profile.any():  # both must speak for it: the blocks of the training part, and the newer validation part
-            found = min(found, fit_ridge(train, val, np.zeros_like(profile)), key=lambda ridge: ridge.val_mse)
+        start = choose_start(train, val, split.parts["train"], periods, cycle)
+        found = fit_ridge(train, val, start.profile, [start.penalty * training_rows(train)])
         with torch.no_grad():
             model.cycle.copy_(torch.from_numpy(found.cycle))
             if options.skip == "ridge":
@@ -144,6 +141,13 @@ class Forecast:
         """The future after the end of a new file, as forecast.csv in original units. Raises BadInput."""
         assert isinstance(model, Forecaster)
         return forecast_file(model, fitted, source, sink)
+
+    def portable(self, model: nn.Module, fitted: Fitted) -> Portable | None:
+        """The point forecast as a function of plain tensors, for export."""
+        from .portable import portable
+
+        assert isinstance(model, Forecaster)
+        return portable(model, fitted)
 
     def _season(self, data: Panel) -> tuple[int, int]:
         season = self.config.season or season_of(data.freq)

@@ -58,7 +58,7 @@ def without_season(source: Windows, profile: Float[np.ndarray, "C V"]) -> Window
 
 def _centred(
     source: Windows, places: Int[np.ndarray, "n"], series: int
-) -> tuple[Float[np.ndarray, "n L"], Float[np.ndarray, "n H"], Bool[np.ndarray, "n H"]]:
+) -> tuple[Float[np.ndarray, "r L"], Float[np.ndarray, "r H"], Bool[np.ndarray, "r H"]]:
     """Look-backs and targets less the mean of the observed look-back, of windows that have both."""
     x, seen, y, known = rows(source, places, series, 0.0, 1.0)
     mean = x.sum(1, keepdims=True) / np.maximum(1, seen.sum(1, keepdims=True))
@@ -72,6 +72,11 @@ def _pieces(source: Windows, most: int) -> list[tuple[np.ndarray, int]]:
     places = thinned(np.arange(len(source)), max(1, most // count))
     cuts = [places[i : i + _ROWS_AT_ONCE] for i in range(0, len(places), _ROWS_AT_ONCE)]
     return [(cut, v) for v in range(count) for cut in cuts]
+
+
+def training_rows(train: Windows) -> int:
+    """How many rows (windows x series) a fit sums over."""
+    return sum(len(places) for places, _ in _pieces(train, MAX_ROWS))
 
 
 def _normal_equations(

@@ -1,13 +1,14 @@
 """The seasonal profile that is taken out of the look-back and put back ahead: which period, how much of it.
 
 A profile learned over a year fits no single month, and a look-back of some days shows the present shape already. So a
-profile may enter at half its height, and whether it enters is decided by blocked cross-validation inside the training
-part: one validation part is one season of the year, and chooses for that season.
+profile may enter at half its height. Whether it enters, and the ridge's penalty, are chosen over blocks of the training
+part left out in turn beside the validation part: that part alone is one season of the year, and chooses for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -17,10 +18,10 @@ from .splits import thinned
 from .windows import Windows
 
 STRENGTHS = (0.5, 1.0)
+PENALTIES = tuple(float(p) for p in 10.0 ** np.arange(-5, 1.6, 0.5))  # per training row
 _FOLDS = 6
-_ROWS = 8000  # windows x series per fit
-_STEPS = 48  # of the horizon, evenly spaced: enough to rank profiles
-_PENALTIES = (1.0, 10.0, 100.0, 1e3, 1e4)
+_ROWS = 10_000  # windows x series per fit
+_STEPS = 48  # of the horizon, evenly spaced: enough to rank
 
 
 def seasonal_profile(
@@ -49,61 +50,77 @@ def seasonal_profile(
     return np.tile(out - out.mean(0), (cycle // period, 1))
 
 
-def choose_profile(
-    train: Windows, steps: Int[np.ndarray, "n"], periods: Sequence[int], cycle: int
-) -> Float[np.ndarray, "C V"]:
-    """The profile (zeros: none) whose ridge has the least error over blocks of the training part left out in turn.
+@dataclass(frozen=True)
+class Start:
+    """What the ridge starts from: the profile to take out (zeros: none) and the penalty per training row."""
 
-    ``train`` is z-scored; ``steps`` are the training part; ``periods`` divide ``cycle``. Every block counts alike: the
-    score is the mean of the logarithm of each block's error. Too few steps for three blocks: no profile.
+    profile: Float[np.ndarray, "C V"]
+    penalty: float
+    error: float  # mean over left-out blocks of log(MSE)
+
+
+def choose_start(
+    train: Windows, val: Windows, steps: Int[np.ndarray, "n"], periods: Sequence[int], cycle: int
+) -> Start:
+    """The profile and the penalty whose ridge has the least error over parts that are left out in turn.
+
+    Those are blocks of the training part, and the validation part; every one counts alike, by the logarithm of its
+    error. Windows are z-scored; ``steps`` are the training part; ``periods`` divide ``cycle``.
     """
-    none = np.zeros((cycle, train.values.shape[1]))
-    usable = [period for period in periods if 1 < period <= len(steps) // 4]
-    folds = min(_FOLDS, len(steps) // (2 * train.horizon))
-    if folds < 3 or not usable:
-        return none
-    blocks = np.array_split(steps, folds)
+    blocks = _blocks(steps, train.horizon)
     seen = np.zeros(len(train.mask), bool)
     seen[steps] = True
-    best, chosen = _left_out_error(train, blocks, [none] * folds), none
-    for period in usable:
+    none = np.zeros((cycle, train.values.shape[1]))
+    best = _judged(train, val, blocks, [none] * (len(blocks) + 1))
+    for period in periods:
+        if not 1 < period <= len(steps) // 4:
+            continue
         profiles = []
-        for block in blocks:
+        for block in [*blocks, steps[:0]]:
             outside = seen.copy()
             outside[block] = False
             profiles.append(seasonal_profile(train.values, train.mask & outside[:, None], train.phase, period, cycle))
-        whole = seasonal_profile(train.values, train.mask & seen[:, None], train.phase, period, cycle)
         for strength in STRENGTHS:
-            error = _left_out_error(train, blocks, [strength * profile for profile in profiles])
-            if error < best:
-                best, chosen = error, strength * whole
-    return chosen
+            best = min(
+                best, _judged(train, val, blocks, [strength * p for p in profiles]), key=lambda start: start.error
+            )
+    return best
 
 
-def _left_out_error(
-    train: Windows, blocks: Sequence[Int[np.ndarray, "n"]], profiles: Sequence[Float[np.ndarray, "C V"]]
-) -> float:
-    """Mean over blocks of log(MSE) of a ridge fitted on windows that do not touch the block; best penalty of all."""
-    at = thinned(train.origins, max(200, _ROWS // train.values.shape[1]))
-    errors = []
-    for block, profile in zip(blocks, profiles, strict=True):
+def _blocks(steps: Int[np.ndarray, "n"], horizon: int) -> list[Int[np.ndarray, "_"]]:
+    """Blocks of the training part to leave out; none where they would be shorter than two horizons."""
+    folds = min(_FOLDS, len(steps) // (2 * horizon))
+    return np.array_split(steps, folds) if folds >= 3 else []
+
+
+def _judged(
+    train: Windows, val: Windows, blocks: Sequence[Int[np.ndarray, "_"]], profiles: Sequence[Float[np.ndarray, "C V"]]
+) -> Start:
+    """A profile, as each block leaves it, scored; the last of ``profiles`` is of the whole training part."""
+    most = max(200, _ROWS // train.values.shape[1])
+    at, newest = thinned(train.origins, most), thinned(val.origins, most // 2)
+    errors = [_fold_errors(without_season(train, profiles[-1]), at, newest)]
+    for block, profile in zip(blocks, profiles, strict=False):
         inside = (at >= block[0]) & (at + train.horizon <= block[-1] + 1)
         outside = (at + train.horizon <= block[0]) | (at - train.lookback > block[-1])
         if inside.any() and outside.any():
             errors.append(_fold_errors(without_season(train, profile), at[outside], at[inside]))
-    return float(np.log(np.stack(errors) + 1e-12).mean(0).min()) if errors else float("inf")
+    mean = np.log(np.stack(errors) + 1e-12).mean(0)
+    best = int(mean.argmin())
+    return Start(profiles[-1], PENALTIES[best], float(mean[best]))
 
 
 def _fold_errors(source: Windows, fit: Int[np.ndarray, "n"], held: Int[np.ndarray, "m"]) -> Float[np.ndarray, "P"]:
-    """Mean squared error on held-out windows for each penalty."""
+    """Mean squared error on left-out windows for each penalty."""
     x, y, _ = _rows(source, fit)
+    count = len(x)
     values, vectors = np.linalg.eigh(x.T @ x)
     turned = vectors.T @ (x.T @ y)
     x, y, known = _rows(source, held)
     x = x @ vectors
     found = []
-    for penalty in _PENALTIES:
-        error = np.where(known, x @ (turned / (np.maximum(values, 0) + penalty)[:, None]) - y, 0.0)
+    for penalty in PENALTIES:
+        error = np.where(known, x @ (turned / (np.maximum(values, 0) + penalty * count)[:, None]) - y, 0.0)
         found.append(float((error.astype(np.float64) ** 2).sum() / max(1, known.sum())))
     return np.array(found)
 
