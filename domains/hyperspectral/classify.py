@@ -142,14 +142,14 @@ class Classify:
         step = max(1, len(truth) // CALIBRATION_PIXELS)
         model.temperature.fill_(fitted_temperature(logits[::step], truth[::step]))
 
-    @torch.no_grad()
     def _scored(self, model: SceneClassifier, data: SceneData, split: Split, fitted: Fitted, part: Part) -> Any:
         """(flat indices, class positions, logits) of a part's pixels, tile by tile."""
         model.eval()
         device = model.temperature.device
         for batch, at in self._tiles(data, split, fitted, part).one_by_one():
             wanted = batch["target"][0] >= 0
-            logits = model(batch["cube"].to(device), batch["seen"].to(device))[0].movedim(0, -1).cpu()
+            with torch.no_grad():
+                logits = model(batch["cube"].to(device), batch["seen"].to(device))[0].movedim(0, -1).cpu()
             yield at, batch["target"][0][wanted], logits[wanted]
 
     def evidence(self, model: nn.Module, data: SceneData, split: Split, fitted: Fitted, part: Part) -> Evidence:

@@ -54,13 +54,20 @@ class Moments(nn.Module):
     def forward(self, x: Float[Tensor, "n b"], seen: Bool[Tensor, "n b"]) -> tuple[Tensor, Tensor]:
         """Moments (n, J, M), and True for the tokens (n, J) that any band speaks for."""
         j, m, b = self.to_moments.shape
-        z = ((x - self.mean) / self.std).masked_fill(~seen, 0.0)
-        moments = (z @ self.to_moments.reshape(j * m, b).T).reshape(-1, j, m)
         share = self.to_moments[:, 0]  # the weights of the bands: their cosine of order 0 is 1
-        if bool(seen.all()):
+        z, whole = (x - self.mean) / self.std, bool(seen.all())
+        if not whole:
+            z = z.masked_fill(~seen, 0.0)
+        moments = (z @ self.to_moments.reshape(j * m, b).T).reshape(-1, j, m)
+        if whole:
             return moments, (share.sum(-1) > 0.5).expand(len(x), j)
         total = seen.to(x.dtype) @ share.T
         return moments / total.clamp_min(1e-6)[..., None], total > 1e-6
+
+
+def _real_only(moments: Float[Tensor, "n J M"], real: Bool[Tensor, "n J"]) -> Float[Tensor, "n M2"]:
+    """Moments of all tokens side by side, 0 at tokens that no band speaks for."""
+    return (moments if bool(real.all()) else moments.masked_fill(~real[..., None], 0.0)).flatten(1)
 
 
 class PixelStem(nn.Module):
@@ -71,7 +78,7 @@ class PixelStem(nn.Module):
         self.embed = nn.Linear(tokens * moments, dim)
 
     def forward(self, moments: Float[Tensor, "n J M"], real: Bool[Tensor, "n J"]) -> Float[Tensor, "n d"]:
-        return self.embed(moments.masked_fill(~real[..., None], 0.0).flatten(1))
+        return self.embed(_real_only(moments, real))
 
 
 class SpectralBackbone(nn.Module):
@@ -193,6 +200,7 @@ class SceneClassifier(nn.Module):
         self.skip = LinearSkip(tokens[0] * tokens[1], classes) if preset.model.get("skip", True) else None
         if self.skip is not None:
             nn.init.zeros_(self.head.weight)  # at first the linear path speaks alone
+            nn.init.zeros_(self.head.bias)
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("class_weight", torch.tensor(class_weight, dtype=torch.float32))
         self._spatial_reach = 0 if self.spatial is None else _reach(self.spatial, patch_radius)
@@ -206,8 +214,7 @@ class SceneClassifier(nn.Module):
         """What the linear path reads of every pixel, before any averaging; 0 where nothing was measured."""
         b, _, rows, cols = cube.shape
         moments, real = self.moments(cube.movedim(1, -1).flatten(0, 2), seen.movedim(1, -1).flatten(0, 2))
-        flat = moments.masked_fill(~real[..., None], 0.0).flatten(1)
-        return flat.reshape(b, rows, cols, -1).movedim(-1, 1)
+        return _real_only(moments, real).reshape(b, rows, cols, -1).movedim(-1, 1)
 
     def forward(
         self, cube: Float[Tensor, "B b rows cols"], seen: Bool[Tensor, "B b rows cols"]
@@ -229,7 +236,7 @@ class SceneClassifier(nn.Module):
         logits = out.reshape(b, rows, cols, -1).movedim(-1, 1)
         if self.skip is not None:
             linear = features.new_zeros(len(valid), len(self.class_weight))
-            linear[valid] = self.skip.weigh(moments.masked_fill(~real[..., None], 0.0).flatten(1))
+            linear[valid] = self.skip.weigh(_real_only(moments, real))
             logits = logits + self.skip.average(linear.reshape(b, rows, cols, -1).movedim(-1, 1), seen.any(1))
         return logits / self.temperature
 

@@ -152,15 +152,15 @@ def distance_to(at: Int64[np.ndarray, "n"], shape: tuple[int, int]) -> Int64[np.
 
 
 def _too_few(data: SceneData, by: str, options: SplitOptions, buffer: int, lacking: Any, most_units: Any) -> BadInput:
+    what = f"blocks of {options.block} px" if by == "blocks" else "polygons"
     if not lacking.any():
         return BadInput(
-            f"no way of dealing {'blocks of ' + str(options.block) + ' px' if by == 'blocks' else 'polygons'} leaves any "
-            f"pixel for validation behind a buffer of {buffer} px; use larger blocks or a smaller patch_radius"
+            f"no way of dealing {what} leaves pixels for validation behind a buffer of {buffer} px; "
+            "use larger blocks or a smaller patch_radius"
         )
     worst = int(lacking.argmax())
     name, number = data.class_names[worst], data.class_ids[worst]
     pixels = int((data.index == worst).sum())
-    what = f"blocks of {options.block} px" if by == "blocks" else "polygons"
     remedy = (
         f"use smaller blocks (--set split.block={max(2, options.block // 2)}), a smaller patch_radius and buffer"
         if by == "blocks"
