@@ -5,6 +5,7 @@ A task says how, in one optional method ``portable(model, fitted) -> domains.tas
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -66,6 +67,7 @@ def _program(portable: Portable) -> tuple[ExportedProgram, bool]:
 
 
 def _write_onnx(program: ExportedProgram, portable: Portable, path: Path) -> None:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells that torchvision is not there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = torch.onnx.export(
@@ -114,7 +116,9 @@ def _portable(trained: Trained) -> Portable:
     make = getattr(trained.task, "portable", None)
     if make is None:
         raise BadRequest(f"task {trained.task.name!r} cannot be exported: it has no portable(model, fitted)")
-    found: Portable = make(trained.model, trained.fitted)
+    found: Portable | None = make(trained.model, trained.fitted)
+    if found is None:
+        raise BadRequest(f"this model of {trained.task.name!r} takes inputs that plain tensors cannot describe")
     if len(found.inputs) != len(found.example):
         raise ExportError(f"{trained.task.name}: {len(found.inputs)} inputs named, {len(found.example)} in the example")
     found.module.eval()

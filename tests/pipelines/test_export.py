@@ -16,6 +16,8 @@ from pipelines.runs import load_run
 from shared_backbones.errors import BadRequest
 
 from .made import Rows, make_run, rows_task  # noqa: F401 - a fixture
+from .test_bad_input import SMALL, frame, untrained
+from .test_cli import here  # noqa: F401 - a fixture
 
 
 @pytest.fixture
@@ -42,6 +44,26 @@ def test_the_written_model_equals_the_original(run: Path, tmp_path: Path, to: st
     torch.testing.assert_close(got, load_run(run).model(x), rtol=1e-4, atol=1e-5)
     with pytest.raises(BadRequest, match="holds something already"):
         export(run, to, tmp_path / "out")
+
+
+def test_a_forecaster_leaves_with_its_preprocessing(
+    here: Path,  # noqa: F811
+) -> None:
+    frame().to_csv(here / "series.csv", index=False)
+    run = untrained(here / "run", "timeseries/forecast", "series.csv", *SMALL[1::2])
+    made = export(run, "torch", here / "out")
+    described = json.loads((here / "out" / "description.json").read_text())
+    assert [i["shape"] for i in described["inputs"]] == [[None, 12, 2], [None], [None, 18, 8]]
+    past = torch.randn(5, 12, 2, dtype=torch.float64)
+    past[0, 3, 1] = float("nan")  # a gap
+    phase, calendar = torch.arange(5), torch.zeros(5, 18, 8)
+    got = torch.export.load(made["files"][0]).module()(past, phase, calendar)
+    model = load_run(run).model
+    empty = past.new_zeros(5, 18, 1, 0)
+    batch = {"past": past.nan_to_num(0.0), "past_mask": ~past.isnan(), "phase": phase, "calendar": calendar}
+    with torch.no_grad():
+        want = model.original(model({**batch, "covariates": empty[:, :12], "known": empty}))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
 class Fickle(nn.Module):
