@@ -149,13 +149,6 @@ class Forecast:
         assert isinstance(model, Forecaster)
         return portable(model, fitted)
 
-    def portable(self, model: nn.Module, fitted: Fitted) -> Portable | None:
-        """The point forecast as a function of plain tensors, for export."""
-        from .portable import portable
-
-        assert isinstance(model, Forecaster)
-        return portable(model, fitted)
-
     def _season(self, data: Panel) -> tuple[int, int]:
         season = self.config.season or season_of(data.freq)
         return season, cycle_of(data, season)
