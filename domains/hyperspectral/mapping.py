@@ -28,6 +28,10 @@ WINDOW_VALUES = 4_000_000  # numbers of the scene in one window: 16 MB as float3
 GIVES = 3  # what a window gives per pixel: class position, confidence, entropy
 UNIT_RATIO = 20.0  # brightness that differs by more than this from training is another unit, not another light
 CONFIDENCE_NODATA = -1.0
+CHOSEN_COLOURS = (
+    (46, 139, 70), (230, 159, 45), (58, 110, 190), (200, 70, 70), (150, 200, 80), (140, 90, 170),
+    (90, 190, 205), (120, 80, 50), (235, 150, 190), (110, 110, 110), (225, 215, 70), (25, 60, 110),
+)  # fmt: skip
 
 
 @dataclass
@@ -232,11 +236,10 @@ def _id_type(class_ids: list[int]) -> tuple[Any, str, int]:
 
 
 def palette(classes: int) -> list[tuple[int, int, int]]:
-    """Distinct colours: hues by the golden angle, with alternating lightness so that neighbours differ twice."""
-    shades = (0.48, 0.66, 0.36)
-    found = []
-    for i in range(classes):
-        r, g, b = colorsys.hls_to_rgb((0.33 + i * 0.618034) % 1.0, shades[i % 3], 0.62)
+    """Distinct colours: a dozen chosen by eye, then hues by the golden angle with changing lightness."""
+    found = list(CHOSEN_COLOURS[:classes])
+    for i in range(len(found), classes):
+        r, g, b = colorsys.hls_to_rgb((0.07 + i * 0.618034) % 1.0, (0.45, 0.65, 0.33)[i % 3], 0.55)
         found.append((round(255 * r), round(255 * g), round(255 * b)))
     return found
 
