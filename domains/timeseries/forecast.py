@@ -17,6 +17,7 @@ from .baselines import all_baselines, require_statsforecast
 from .config import ForecastConfig
 from .data import Panel
 from .fitting import cycle_of, fit_panel
+from .gating import share_losses, smallest_share
 from .grid import season_of
 from .intervals import Intervals
 from .model import Forecaster, forecast_loss, forecasts_of
@@ -105,9 +106,13 @@ class Forecast:
         return forecast_loss(self.config.loss, model(batch), model.scaled(batch["future"], known), known)
 
     def calibrate(self, model: nn.Module, data: Panel, split: Split, fitted: Fitted) -> None:
-        """Interval widths per step ahead and series from the errors on validation windows."""
+        """From the validation windows: how much of the backbone's correction is kept, then the interval widths."""
         assert isinstance(model, Forecaster)
-        intervals = conformal(forecasts_of(model), self._windows(data, split, "val"), fitted)
+        val = self._windows(data, split, "val")
+        with torch.no_grad():
+            if model.options.skip != "none":
+                model.gate.fill_(smallest_share(share_losses(model, val, self.config.loss)))
+        intervals = conformal(forecasts_of(model), val, fitted)
         with torch.no_grad():
             model.offsets.copy_(torch.from_numpy(intervals.offsets))
             model.power.fill_(intervals.power)

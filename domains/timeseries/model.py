@@ -26,7 +26,7 @@ from .residuals import RESIDUALS
 from .windows import to_device
 
 _EPSILON = 1e-5
-_LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
 
 
 class HeadOptions(BaseModel):
@@ -72,6 +72,7 @@ class Forecaster(nn.Module):
     static_std: Float[Tensor, "S"]
     static: Float[Tensor, "V S"]
     offsets: Float[Tensor, "Q H V"]
+    gate: Float[Tensor, ""]
     power: Float[Tensor, ""]
 
     def __init__(self, fitted: Fitted, preset: Preset) -> None:
@@ -87,6 +88,7 @@ class Forecaster(nn.Module):
             self.register_buffer(f"{role}_std", vector(f"{role}_std"))
         self.register_buffer("static", vector("static").reshape(series, -1))
         self.register_buffer("offsets", torch.zeros(len(QUANTILES), self.horizon, series))
+        self.register_buffer("gate", torch.ones(()))  # see domains.timeseries.gating
         self.register_buffer("power", torch.zeros(()))  # see domains.timeseries.intervals
         self.cycle = nn.Parameter(torch.zeros(cycle, series), requires_grad=options.tune_skip)
         self.skip = nn.Linear(self.lookback, self.horizon, bias=False)
@@ -151,6 +153,11 @@ class Forecaster(nn.Module):
 
     def forward(self, batch: Batch) -> Float[Tensor, "B H V"]:
         """z-scored point forecasts of a batch as :class:`domains.timeseries.windows.Windows` makes it."""
+        start, correction = self.parts(batch)
+        return start + self.gate * correction
+
+    def parts(self, batch: Batch) -> tuple[Float[Tensor, "B H V"], Float[Tensor, "B H V"]]:
+        """What a forecast starts from (season, window mean, skip), and the backbone's correction; z-scored."""
         mask = batch["past_mask"]
         season = self._season(batch)
         x = (self.scaled(batch["past"], mask) - season[:, : self.lookback]).masked_fill(~mask, 0.0)
@@ -161,7 +168,7 @@ class Forecaster(nn.Module):
         context, context_mask = self._context(batch)
         static = ((self.static - self.static_mean) / self.static_std).float()
         residual = self.residual(x / scale, mask, context, context_mask, self._ahead(batch), static)
-        return self._skip(x, mask) + residual * scale + mean + season[:, self.lookback :]
+        return self._skip(x, mask) + mean + season[:, self.lookback :], residual * scale
 
     def quantiles(self, batch: Batch) -> Float[Tensor, "B Q H V"]:
         """z-scored forecasts of QUANTILES, never crossing; the median is the point forecast."""
@@ -196,6 +203,6 @@ def forecast_loss(
     kind: str, got: Float[Tensor, "B H V"], want: Float[Tensor, "B H V"], known: Bool[Tensor, "B H V"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean loss over observed elements, and their number (0 where none is: then the loss is 0 too)."""
-    each = _LOSSES[kind](got, want, reduction="none")
+    each = LOSSES[kind](got, want, reduction="none")
     count = known.sum().to(got.dtype)
     return each.masked_fill(~known, 0.0).sum() / count.clamp_min(1), count

@@ -71,8 +71,8 @@ def tidy(model: Forecaster, fitted: Fitted, panel: Panel, end: int) -> pd.DataFr
 
 def _reading(fitted: Fitted) -> ReadOptions:
     """How the training file was read; JSON has lists where the options have tuples."""
-    plain = fitted["reading"]
-    return ReadOptions(**{name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()})
+    plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fitted["reading"].items()}
+    return ReadOptions(**plain)
 
 
 def _in_order(panel: Panel, fitted: Fitted) -> Panel:

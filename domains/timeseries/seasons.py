@@ -1,8 +1,8 @@
 """The seasonal profile that is taken out of the look-back and put back ahead: which period, how much of it.
 
 A profile learned over a year fits no single month, and a look-back of some days shows the present shape already. So a
-profile may enter at half its height. Whether it enters, and the ridge's penalty, are chosen over blocks of the training
-part left out in turn beside the validation part: that part alone is one season of the year, and chooses for it.
+profile may enter at part of its height. Whether it enters, and the ridge's penalty, are chosen over blocks of the
+training part left out in turn beside the validation part: alone, that part is one season of the year and chooses for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .ridge import without_season
 from .splits import thinned
 from .windows import Windows
 
-STRENGTHS = (0.5, 1.0)
+STRENGTHS = (0.25, 0.5, 1.0)
 PENALTIES = tuple(float(p) for p in 10.0 ** np.arange(-5, 1.6, 0.5))  # per training row
 _FOLDS = 6
 _ROWS = 10_000  # windows x series per fit
@@ -56,22 +56,23 @@ class Start:
 
     profile: Float[np.ndarray, "C V"]
     penalty: float
-    error: float  # mean over left-out blocks of log(MSE)
+    errors: Float[np.ndarray, "folds"]  # log(MSE) on each part left out
 
 
 def choose_start(
     train: Windows, val: Windows, steps: Int[np.ndarray, "n"], periods: Sequence[int], cycle: int
 ) -> Start:
-    """The profile and the penalty whose ridge has the least error over parts that are left out in turn.
+    """The weakest profile, with its best penalty, that parts left out in turn cannot tell from the best one.
 
-    Those are blocks of the training part, and the validation part; every one counts alike, by the logarithm of its
-    error. Windows are z-scored; ``steps`` are the training part; ``periods`` divide ``cycle``.
+    Those parts are blocks of the training part, and the validation part; every one counts alike, by the logarithm of
+    its error. "Cannot tell": within one standard error, over the parts, of the difference. Windows are z-scored;
+    ``steps`` are the training part; ``periods`` divide ``cycle``.
     """
     blocks = _blocks(steps, train.horizon)
     seen = np.zeros(len(train.mask), bool)
     seen[steps] = True
     none = np.zeros((cycle, train.values.shape[1]))
-    best = _judged(train, val, blocks, [none] * (len(blocks) + 1))
+    found = {0.0: [_judged(train, val, blocks, [none] * (len(blocks) + 1))]}
     for period in periods:
         if not 1 < period <= len(steps) // 4:
             continue
@@ -81,9 +82,19 @@ def choose_start(
             outside[block] = False
             profiles.append(seasonal_profile(train.values, train.mask & outside[:, None], train.phase, period, cycle))
         for strength in STRENGTHS:
-            best = min(
-                best, _judged(train, val, blocks, [strength * p for p in profiles]), key=lambda start: start.error
-            )
+            found.setdefault(strength, []).append(_judged(train, val, blocks, [strength * p for p in profiles]))
+    ladder = [min(starts, key=lambda start: float(start.errors.mean())) for _, starts in sorted(found.items())]
+    return weakest(ladder)
+
+
+def weakest(ladder: Sequence[Start]) -> Start:
+    """The first of starts in order of strength whose mean error is within one standard error of the best one's."""
+    best = min(ladder, key=lambda start: float(start.errors.mean()))
+    for start in ladder:
+        excess = start.errors - best.errors
+        spread = float(excess.std(ddof=1)) / np.sqrt(len(excess)) if len(excess) > 1 else 0.0
+        if float(excess.mean()) <= spread:
+            return start
     return best
 
 
@@ -105,9 +116,9 @@ def _judged(
         outside = (at + train.horizon <= block[0]) | (at - train.lookback > block[-1])
         if inside.any() and outside.any():
             errors.append(_fold_errors(without_season(train, profile), at[outside], at[inside]))
-    mean = np.log(np.stack(errors) + 1e-12).mean(0)
-    best = int(mean.argmin())
-    return Start(profiles[-1], PENALTIES[best], float(mean[best]))
+    logs = np.log(np.stack(errors) + 1e-12)
+    best = int(logs.mean(0).argmin())
+    return Start(profiles[-1], PENALTIES[best], logs[:, best])
 
 
 def _fold_errors(source: Windows, fit: Int[np.ndarray, "n"], held: Int[np.ndarray, "m"]) -> Float[np.ndarray, "P"]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from domains.timeseries.data import Panel
 from domains.timeseries.forecast import Forecast
+from domains.timeseries.gating import share_losses, smallest_share
 from domains.timeseries.model import Forecaster, forecast_loss, head_options
 from domains.timeseries.ridge import fit_ridge, zscored
 from domains.timeseries.scoring import statistics
@@ -169,6 +170,21 @@ def test_quantiles_are_ordered_and_saved_with_the_weights(tmp_path: Path) -> Non
     assert (got.diff(dim=1) >= 0).all()
     assert (got[:, 4] > got[:, 0]).all()
     assert torch.allclose(model.original(model.scaled(batch["past"], batch["past_mask"])), batch["past"], atol=1e-4)
+
+
+def test_a_correction_is_kept_only_as_far_as_units_speak_for_it(tmp_path: Path) -> None:
+    lower = np.array([[1.0, 0.9, 0.8, 0.7, 0.6]] * 4) * np.array([[1.0], [1.1], [0.9], [1.0]])
+    assert smallest_share(lower) == 1.0
+    chance = np.array([[1.0, 1.0, 1.0, 1.0, 0.2], [1.0, 1.1, 1.2, 1.3, 1.4], [1.0, 1.1, 1.2, 1.3, 1.3]])
+    assert smallest_share(chance) == 0.0
+    assert smallest_share(lower[:1]) == 0.0
+    chosen, panel, split, fitted, model = ready(tmp_path)
+    model.residual.head.bias.data.fill_(3.0)  # a correction that only does harm
+    chosen.calibrate(model, panel, split, fitted)
+    assert model.gate == 0
+    losses = share_losses(model, chosen.items(panel, split, fitted, "val"), "mse")
+    whole = chosen.evidence(model, panel, split, fitted, "val").sum("se").sum()
+    assert losses[:, 0].sum() == pytest.approx(whole, rel=1e-5)
 
 
 def test_loss_is_a_mean_over_observed_elements() -> None:

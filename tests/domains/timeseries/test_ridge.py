@@ -13,7 +13,7 @@ from domains.timeseries.baselines import part_windows
 from domains.timeseries.data import Panel
 from domains.timeseries.ridge import WindowRidge, fit_ridge, zscored
 from domains.timeseries.scoring import statistics
-from domains.timeseries.seasons import Start, choose_start, seasonal_profile
+from domains.timeseries.seasons import Start, choose_start, seasonal_profile, weakest
 from domains.timeseries.windows import Windows, windows
 from tests.domains.timeseries.made import opened, table, task
 
@@ -115,7 +115,7 @@ def test_a_profile_is_taken_where_it_helps_and_left_where_it_does_not() -> None:
     assert taken.profile[5 * 24 : 7 * 24].mean() < taken.profile[: 5 * 24].mean() - 0.5
     plain = chosen(weekly, [], 168)
     assert not plain.profile.any()
-    assert taken.error < plain.error - 0.1
+    assert taken.errors.mean() < plain.errors.mean() - 0.1
     assert not chosen(noise, [24, 168], 168).profile.any()
 
 
@@ -123,7 +123,16 @@ def test_too_short_for_blocks_the_validation_part_alone_chooses() -> None:
     noise = np.random.default_rng(2).normal(size=(90, 1)).cumsum(0)
     found = chosen(noise, [24], 24)
     assert found.penalty > 0
-    assert np.isfinite(found.error)
+    assert np.isfinite(found.errors).all()
+
+
+def test_the_weakest_profile_that_the_blocks_cannot_tell_from_the_best() -> None:
+    none, some, full = (
+        Start(np.zeros((1, 1)), 1.0, np.array(errors)) for errors in ([0.5, 0.7, 0.6], [0.1, 0.2, 0.1], [0.1, 0.1, 0.1])
+    )
+    assert weakest([none, some, full]) is some
+    assert weakest([none, full]) is full
+    assert weakest([none]) is none
 
 
 @pytest.mark.parametrize(("lookback", "mse", "mae"), [(96, 0.383, 0.392), (336, 0.370, 0.391)])
