@@ -2,7 +2,7 @@
 
 A profile learned over a year fits no single month, and a look-back of some days shows the present shape already. So a
 profile may enter at part of its height. Whether it enters, and the ridge's penalty, are chosen over blocks of the
-training part left out in turn beside the validation part: alone, that part is one season of the year and chooses for it.
+training part left out in turn beside the validation part; alone, that part is one season of the year and no more.
 """
 
 from __future__ import annotations
