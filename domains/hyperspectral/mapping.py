@@ -19,7 +19,7 @@ from ..task import Fitted, Sink
 from ..tiling import Slices, Tile, stream
 from .bands import Bands, difference
 from .config import ClassifyOptions
-from .data import CACHE_MB, CorruptBlock, RasterWriter, Scene
+from .data import CACHE_MB, CorruptBlock, RasterWriter, Scene, crs_name
 from .model import SceneClassifier
 from .source import find
 
@@ -102,7 +102,7 @@ def map_scene(
         "pixels": done.pixels,
         "pixels_without_data": done.unseen,
         "class_pixels": {str(fitted["class_ids"][c]): n for c, n in sorted(done.counts.items())},
-        "crs": scene.crs or "none",
+        "crs": crs_name(scene.crs),
         "halo": model.reach,
         "corrupt_windows": done.corrupt,
         "notes": [note] if note else [],

@@ -17,7 +17,7 @@ from shared_backbones.errors import BadInput, BadRequest, unknown
 from ..public import locate, sha256_of
 from ..task import Manifest
 from .config import ClassifyOptions
-from .data import ArrayScene, Cube, Labels, Scene, Seen, open_scene, read_labels
+from .data import ArrayScene, Cube, Labels, Scene, Seen, crs_name, open_scene, read_labels
 from .datasets import SCENES
 from .simulate import CLASS_NAMES, simulate
 
@@ -181,7 +181,7 @@ def _facts(found: Found, labels: Labels, index: Any, class_ids: Any, names: tupl
         "wavelengths_nm": None if nm is None else [min(nm), max(nm)],
         "bad_bands": sum(not g for g in bands.good),
         "unit": bands.unit or "not stated",
-        "crs": (scene.crs or "none")[:80],
+        "crs": crs_name(scene.crs),
         "transform": None if scene.transform is None else list(scene.transform),
         "nodata": scene.nodata,
         "classes": {

@@ -13,7 +13,7 @@ from shared_backbones.errors import BadInput
 from ..bands import Bands
 from .arrays import described, open_mat, open_npy, sidecar
 from .labels import Labels, read_labels
-from .raster import CACHE_MB, RasterScene, envi_data, gdal
+from .raster import CACHE_MB, RasterScene, crs_name, envi_data, gdal
 from .scene import ArrayScene, CorruptBlock, Cube, Scene, Seen
 from .writer import RasterWriter, copy_cube, cube_writer
 
@@ -109,6 +109,7 @@ __all__ = [
     "RasterWriter",
     "Scene",
     "copy_cube",
+    "crs_name",
     "cube_writer",
     "gdal",
     "open_scene",

@@ -17,7 +17,7 @@ from rasterio.warp import transform_geom
 from shared_backbones.errors import BadInput, unknown
 
 from .arrays import load_mat, load_npy
-from .raster import RasterScene, gdal
+from .raster import RasterScene, crs_name, gdal
 from .scene import Scene
 
 UNLABELLED = -1
@@ -117,7 +117,7 @@ def _same_place(path: Path, labels: RasterScene, scene: Scene) -> tuple[str, ...
     """Notes about the georeference of a label raster; raises BadInput where it contradicts the scene's."""
     if labels.crs and scene.crs and CRS.from_user_input(labels.crs) != CRS.from_user_input(scene.crs):
         raise BadInput(
-            f"{path}: labels are in {_name(labels.crs)}, the scene {scene.where} is in {_name(scene.crs)}; "
+            f"{path}: labels are in {crs_name(labels.crs)}, the scene {scene.where} is in {crs_name(scene.crs)}; "
             "warp the labels onto the scene's grid (rio warp labels.tif out.tif --like scene.tif)"
         )
     if labels.transform and scene.transform:
@@ -131,10 +131,6 @@ def _same_place(path: Path, labels: RasterScene, scene: Scene) -> tuple[str, ...
     if scene.crs and not labels.crs:
         return (f"{path.name} has no CRS; it has the scene's size and was taken to lie on its grid",)
     return ()
-
-
-def _name(crs: str) -> str:
-    return str(CRS.from_user_input(crs).to_string())[:60]
 
 
 def _from_polygons(path: Path, scene: Scene, attribute: str | None) -> Labels:
@@ -186,12 +182,12 @@ def _onto(path: Path, geometries: list[Any], crs: str | None, scene: Scene) -> t
     if crs is None:
         return geometries, (f"{path.name} has no CRS; its coordinates were taken to be the scene's",)
     if scene.crs is None:
-        raise BadInput(f"{path}: polygons are in {_name(crs)}, but the scene {scene.where} has no CRS")
+        raise BadInput(f"{path}: polygons are in {crs_name(crs)}, but the scene {scene.where} has no CRS")
     if CRS.from_user_input(crs) == CRS.from_user_input(scene.crs):
         return geometries, ()
     with gdal():
         moved = [transform_geom(crs, scene.crs, g) for g in geometries]
-    return moved, (f"polygons were transformed from {_name(crs)} to {_name(scene.crs)}",)
+    return moved, (f"polygons were transformed from {crs_name(crs)} to {crs_name(scene.crs)}",)
 
 
 def outlines(ids: Int32[np.ndarray, "rows cols"], transform: tuple[float, ...]) -> list[tuple[dict[str, Any], int]]:

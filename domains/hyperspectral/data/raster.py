@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from jaxtyping import Shaped
+from rasterio.crs import CRS
 from rasterio.enums import Interleaving
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.windows import Window
@@ -105,6 +106,14 @@ class RasterScene:
 
     def close(self) -> None:
         self._file.close()
+
+
+def crs_name(crs: str | None) -> str:
+    """A short name of a reference system: its code where it has one, else the beginning of its definition."""
+    if crs is None:
+        return "none"
+    with gdal():
+        return str(CRS.from_user_input(crs).to_string())[:80]
 
 
 def _first_line(error: Exception) -> str:
