@@ -111,6 +111,7 @@ class Evidence:
     unit: Int[np.ndarray, "rows"]
     columns: Mapping[str, Float[np.ndarray, "rows ..."]]
     weight: Float[np.ndarray, "rows"] | None = None
+    scope: str = ""  # "": the whole part; else what of it ("8 of 2785 windows"), and it is not ranked beside the whole
 
     def sum(self, column: str) -> Any:
         """Weighted sum over rows of a column: a scalar, or an array of its trailing shape."""

@@ -66,8 +66,15 @@ def compare_with_best(
     The best baseline is chosen by its test score, which favours the baseline. None where there is nothing to pair.
     """
     name, fact = headline(task)
-    units = scored["model"].units
-    rivals = [b for b in found if b != "model" and name in found[b].value and np.array_equal(scored[b].units, units)]
+    model = scored["model"]
+    rivals = [
+        b
+        for b in found
+        if b != "model"
+        and name in found[b].value
+        and scored[b].scope == model.scope
+        and np.array_equal(scored[b].units, model.units)
+    ]
     if not rivals or name not in found["model"].value:
         return None
     best = min(rivals, key=lambda b: distance(found[b].value[name], fact))
@@ -146,6 +153,7 @@ def score(
         "metrics": {name: _with_interval(model, name) for name in model.value},
         "baselines": {name: f.value for name, f in rivals.items()},
         "baseline_intervals": {name: {m: _with_interval(f, m) for m in f.value} for name, f in rivals.items()},
+        "baseline_scopes": {name: evidence.scope for name, evidence in scored.items() if evidence.scope},
         "paired": compare_with_best(task, found, scored),
         "interval": {
             "method": "percentile bootstrap over independent units",

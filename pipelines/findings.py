@@ -68,6 +68,7 @@ class Run:
         values = self.metrics.get("baselines") or {}
         intervals = self.metrics.get("baseline_intervals") or {}
         self.baselines = {k: _scores({**v, **intervals.get(k, {})}) for k, v in values.items()}
+        self.partial = dict(self.metrics.get("baseline_scopes") or {})  # baselines scored on less than the model
         self.ablation = {k: _scores(v) for k, v in _ablations(self.metrics.get("ablation"))}
 
     @property
@@ -86,12 +87,12 @@ class Run:
         return next(iter(self.facts.items()))
 
     def rival(self) -> tuple[str, Score] | None:
-        """The best baseline by the headline metric."""
+        """The best baseline by the headline metric, of those scored on all that the model was scored on."""
         name, fact = self.headline
         best: tuple[str, Score] | None = None
         for label, scores in self.baselines.items():
             score = scores.get(name)
-            if score is None or not math.isfinite(score.value):
+            if score is None or not math.isfinite(score.value) or label in self.partial:
                 continue
             if best is None or better(score.value, best[1].value, fact):
                 best = (label, score)

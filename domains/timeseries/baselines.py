@@ -100,7 +100,8 @@ def all_baselines(data: Panel, split: Split, fitted: Fitted, ets_origins: int) -
         from .statistical import statistical_baselines
 
         found |= statistical_baselines(few, fitted)
-    return found
+    part = f"{len(few)} of {len(test)} windows"
+    return {name: replace(e, scope=part) if name.endswith("windows)") else e for name, e in found.items()}
 
 
 def fewer(source: Windows, count: int) -> Windows:
