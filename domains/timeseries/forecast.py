@@ -23,9 +23,9 @@ from .intervals import Intervals
 from .model import Forecaster, forecast_loss, forecasts_of
 from .opening import open_source
 from .predicting import forecast_file
-from .ridge import fit_ridge, training_rows, zscored
+from .ridge import zscored
 from .scoring import FACTS, by_series, conformal, metrics, score
-from .seasons import choose_start
+from .seasons import closed_form
 from .splits import audits, chronological, origins
 from .windows import Windows, windows
 
@@ -88,8 +88,7 @@ class Forecast:
         mean, std = model.mean.cpu().numpy(), model.std.cpu().numpy()
         train, val = (zscored(self._windows(data, split, part), mean, std) for part in ("train", "val"))
         periods = sorted({season, cycle}) if options.cycle else []
-        start = choose_start(train, val, split.parts["train"], periods, cycle)
-        found = fit_ridge(train, val, start.profile, [start.penalty * training_rows(train)])
+        found = closed_form(train, val, split.parts["train"], periods, cycle)
         with torch.no_grad():
             model.cycle.copy_(torch.from_numpy(found.cycle))
             if options.skip == "ridge":

@@ -1,10 +1,4 @@
-"""How much of the backbone's correction is kept: as little as validation cannot tell from the best.
-
-A trained correction with the least validation error is often so by chance: neighbouring windows share most of their
-steps, so a validation part of thousands of windows may hold three independent ones. The one-standard-error rule
-(Breiman et al., "Classification and Regression Trees", 1984) keeps the smallest share whose error is within one
-standard error of the best share's, over blocks of windows that hardly overlap.
-"""
+"""How much of the backbone's correction is kept: as little as validation cannot clearly tell from the best."""
 
 from __future__ import annotations
 
@@ -12,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from .clear import ERRORS, standard_error
 from .model import LOSSES, Forecaster
 from .splits import units
 from .windows import Windows, to_device
@@ -20,12 +15,16 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def smallest_share(losses: Float[np.ndarray, "units S"]) -> float:
-    """The share by the rule, from the summed losses of each unit under each of SHARES; 0 from fewer than two units."""
-    if len(losses) < 2:
-        return SHARES[0]
+    """The smallest of SHARES that is not clearly worse than the best, from each unit's summed losses.
+
+    "The one-standard-error rule" of Breiman et al., "Classification and Regression Trees" (1984), with
+    ERRORS standard errors; 0 from fewer than two units.
+    """
     excess = losses - losses[:, [int(losses.sum(0).argmin())]]
-    error = np.sqrt(len(losses)) * excess.std(0, ddof=1)
-    return SHARES[int(np.flatnonzero(excess.sum(0) <= error)[0])]
+    for share, difference in zip(SHARES, excess.T, strict=True):
+        if difference.sum() <= ERRORS * standard_error(difference):
+            return share
+    return SHARES[-1]
 
 
 def share_losses(model: Forecaster, val: Windows, loss: str) -> Float[np.ndarray, "units S"]:

@@ -74,11 +74,6 @@ def _pieces(source: Windows, most: int) -> list[tuple[np.ndarray, int]]:
     return [(cut, v) for v in range(count) for cut in cuts]
 
 
-def training_rows(train: Windows) -> int:
-    """How many rows (windows x series) a fit sums over."""
-    return sum(len(places) for places, _ in _pieces(train, MAX_ROWS))
-
-
 def _normal_equations(
     source: Windows, weight: Float[np.ndarray, "L H"] | None
 ) -> tuple[Float[np.ndarray, "L L"], Float[np.ndarray, "L H"], bool]:

@@ -1,8 +1,8 @@
-"""The seasonal profile that is taken out of the look-back and put back ahead: which period, how much of it.
+"""The closed-form start of the forecaster: the window ridge, with or without a seasonal profile.
 
 A profile learned over a year fits no single month, and a look-back of some days shows the present shape already. So a
-profile may enter at part of its height. Whether it enters, and the ridge's penalty, are chosen over blocks of the
-training part left out in turn beside the validation part; alone, that part is one season of the year and no more.
+profile may enter at part of its height; which one is chosen over blocks of the training part left out in turn, and
+whether it enters at all by the validation part, where it must be clearly better than the plain ridge.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from .ridge import without_season
-from .splits import thinned
+from .clear import clearly_less, standard_error
+from .ridge import WindowRidge, fit_ridge, without_season
+from .splits import thinned, units
 from .windows import Windows
 
 STRENGTHS = (0.25, 0.5, 1.0)
@@ -51,28 +52,54 @@ def seasonal_profile(
 
 
 @dataclass(frozen=True)
-class Start:
-    """What the ridge starts from: the profile to take out (zeros: none) and the penalty per training row."""
+class Judged:
+    """A profile (zeros: none) with log(MSE) of the ridge behind it on each block left out."""
 
     profile: Float[np.ndarray, "C V"]
-    penalty: float
-    errors: Float[np.ndarray, "folds"]  # log(MSE) on each part left out
+    errors: Float[np.ndarray, "folds"]
 
 
-def choose_start(
+def closed_form(
     train: Windows, val: Windows, steps: Int[np.ndarray, "n"], periods: Sequence[int], cycle: int
-) -> Start:
-    """The weakest profile, with its best penalty, that parts left out in turn cannot tell from the best one.
+) -> WindowRidge:
+    """The plain window ridge, or one behind a seasonal profile where that is clearly better on validation.
 
-    Those parts are blocks of the training part, and the validation part; every one counts alike, by the logarithm of
-    its error. "Cannot tell": within one standard error, over the parts, of the difference. Windows are z-scored;
-    ``steps`` are the training part; ``periods`` divide ``cycle``.
+    Windows are z-scored; ``steps`` are the training part; ``periods`` divide ``cycle``. ``val`` chooses penalties.
     """
+    plain = fit_ridge(train, val, np.zeros((cycle, train.values.shape[1])))
+    profile = choose_profile(train, steps, periods, cycle)
+    if not profile.any():
+        return plain
+    seasonal = fit_ridge(train, val, profile)
+    return seasonal if clearly_less(unit_losses(seasonal, val), unit_losses(plain, val)) else plain
+
+
+def unit_losses(ridge: WindowRidge, source: Windows) -> Float[np.ndarray, "units"]:
+    """Summed squared error over the observed targets of each unit of z-scored windows."""
+    names, where = np.unique(units(source.origins, source.lookback, source.horizon), return_inverse=True)
+    total = np.zeros(len(names))
+    for places, batch in source.chunks(source.per_window * 4):
+        past, mask, known = (batch[name].numpy() for name in ("past", "past_mask", "future_mask"))
+        error = ridge.forecast(past, mask, batch["phase"].numpy(), source.horizon) - batch["future"].numpy()
+        np.add.at(total, where[places], np.where(known, error**2, 0.0).sum((1, 2)))
+    return total
+
+
+def choose_profile(
+    train: Windows, steps: Int[np.ndarray, "n"], periods: Sequence[int], cycle: int
+) -> Float[np.ndarray, "C V"]:
+    """The weakest profile (zeros: none) that blocks of the training part cannot tell from the best one.
+
+    Blocks are left out in turn and count alike, by the logarithm of their error. "Cannot tell": within one standard
+    error of the mean difference over blocks. Too few steps for three blocks: no profile.
+    """
+    none = np.zeros((cycle, train.values.shape[1]))
     blocks = _blocks(steps, train.horizon)
+    if not blocks:
+        return none
     seen = np.zeros(len(train.mask), bool)
     seen[steps] = True
-    none = np.zeros((cycle, train.values.shape[1]))
-    found = {0.0: [_judged(train, val, blocks, [none] * (len(blocks) + 1))]}
+    found = {0.0: [Judged(none, _errors(train, blocks, [none] * len(blocks)))]}
     for period in periods:
         if not 1 < period <= len(steps) // 4:
             continue
@@ -82,19 +109,19 @@ def choose_start(
             outside[block] = False
             profiles.append(seasonal_profile(train.values, train.mask & outside[:, None], train.phase, period, cycle))
         for strength in STRENGTHS:
-            found.setdefault(strength, []).append(_judged(train, val, blocks, [strength * p for p in profiles]))
-    ladder = [min(starts, key=lambda start: float(start.errors.mean())) for _, starts in sorted(found.items())]
-    return weakest(ladder)
+            errors = _errors(train, blocks, [strength * p for p in profiles[:-1]])
+            found.setdefault(strength, []).append(Judged(strength * profiles[-1], errors))
+    ladder = [min(those, key=lambda one: float(one.errors.mean())) for _, those in sorted(found.items())]
+    return weakest(ladder).profile
 
 
-def weakest(ladder: Sequence[Start]) -> Start:
-    """The first of starts in order of strength whose mean error is within one standard error of the best one's."""
-    best = min(ladder, key=lambda start: float(start.errors.mean()))
-    for start in ladder:
-        excess = start.errors - best.errors
-        spread = float(excess.std(ddof=1)) / np.sqrt(len(excess)) if len(excess) > 1 else 0.0
-        if float(excess.mean()) <= spread:
-            return start
+def weakest(ladder: Sequence[Judged]) -> Judged:
+    """The first, in order of strength, whose mean error is within one standard error of the best one's."""
+    best = min(ladder, key=lambda one: float(one.errors.mean()))
+    for one in ladder:
+        excess = one.errors - best.errors
+        if one is best or excess.sum() <= standard_error(excess):
+            return one
     return best
 
 
@@ -104,21 +131,21 @@ def _blocks(steps: Int[np.ndarray, "n"], horizon: int) -> list[Int[np.ndarray, "
     return np.array_split(steps, folds) if folds >= 3 else []
 
 
-def _judged(
-    train: Windows, val: Windows, blocks: Sequence[Int[np.ndarray, "_"]], profiles: Sequence[Float[np.ndarray, "C V"]]
-) -> Start:
-    """A profile, as each block leaves it, scored; the last of ``profiles`` is of the whole training part."""
-    most = max(200, _ROWS // train.values.shape[1])
-    at, newest = thinned(train.origins, most), thinned(val.origins, most // 2)
-    errors = [_fold_errors(without_season(train, profiles[-1]), at, newest)]
-    for block, profile in zip(blocks, profiles, strict=False):
+def _errors(
+    train: Windows, blocks: Sequence[Int[np.ndarray, "_"]], profiles: Sequence[Float[np.ndarray, "C V"]]
+) -> Float[np.ndarray, "folds"]:
+    """log(MSE) on each block of a ridge fitted on windows that do not touch it, with the best penalty for all."""
+    at = thinned(train.origins, max(200, _ROWS // train.values.shape[1]))
+    found = []
+    for block, profile in zip(blocks, profiles, strict=True):
         inside = (at >= block[0]) & (at + train.horizon <= block[-1] + 1)
         outside = (at + train.horizon <= block[0]) | (at - train.lookback > block[-1])
         if inside.any() and outside.any():
-            errors.append(_fold_errors(without_season(train, profile), at[outside], at[inside]))
-    logs = np.log(np.stack(errors) + 1e-12)
-    best = int(logs.mean(0).argmin())
-    return Start(profiles[-1], PENALTIES[best], logs[:, best])
+            found.append(_fold_errors(without_season(train, profile), at[outside], at[inside]))
+    if not found:
+        return np.zeros(1)
+    logs = np.log(np.stack(found) + 1e-12)
+    return np.asarray(logs[:, int(logs.mean(0).argmin())])
 
 
 def _fold_errors(source: Windows, fit: Int[np.ndarray, "n"], held: Int[np.ndarray, "m"]) -> Float[np.ndarray, "P"]:

@@ -10,10 +10,11 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from domains.timeseries.baselines import part_windows
+from domains.timeseries.clear import clearly_less
 from domains.timeseries.data import Panel
 from domains.timeseries.ridge import WindowRidge, fit_ridge, zscored
 from domains.timeseries.scoring import statistics
-from domains.timeseries.seasons import Start, choose_start, seasonal_profile, weakest
+from domains.timeseries.seasons import Judged, choose_profile, closed_form, seasonal_profile, unit_losses, weakest
 from domains.timeseries.windows import Windows, windows
 from tests.domains.timeseries.made import opened, table, task
 
@@ -98,12 +99,12 @@ def made_windows(values: np.ndarray, cycle: int) -> Windows:
     )  # fmt: skip
 
 
-def chosen(values: np.ndarray, periods: list[int], cycle: int) -> Start:
+def start(values: np.ndarray, periods: list[int], cycle: int) -> WindowRidge:
     whole = made_windows(values, cycle)
     cut = len(values) * 3 // 4
     train = replace(whole, origins=whole.origins[whole.origins + 12 <= cut])
     val = replace(whole, origins=whole.origins[whole.origins >= cut])
-    return choose_start(train, val, np.arange(cut), periods, cycle)
+    return closed_form(train, val, np.arange(cut), periods, cycle)
 
 
 def test_a_profile_is_taken_where_it_helps_and_left_where_it_does_not() -> None:
@@ -111,28 +112,42 @@ def test_a_profile_is_taken_where_it_helps_and_left_where_it_does_not() -> None:
     noise = random.normal(size=(168 * 12, 2)).cumsum(0) * 0.05
     steps = np.arange(len(noise))
     weekly = np.where((steps // 24) % 7 >= 5, -2.0, 0.0)[:, None] + noise  # two days in seven, unseen in 48 hours
-    taken = chosen(weekly, [24, 168], 168)
-    assert taken.profile[5 * 24 : 7 * 24].mean() < taken.profile[: 5 * 24].mean() - 0.5
-    plain = chosen(weekly, [], 168)
-    assert not plain.profile.any()
-    assert taken.errors.mean() < plain.errors.mean() - 0.1
-    assert not chosen(noise, [24, 168], 168).profile.any()
+    taken = start(weekly, [24, 168], 168)
+    assert taken.cycle[5 * 24 : 7 * 24].mean() < taken.cycle[: 5 * 24].mean() - 0.4
+    plain = start(weekly, [], 168)
+    assert not plain.cycle.any()
+    assert taken.val_mse < 0.9 * plain.val_mse
+    assert not start(noise, [24, 168], 168).cycle.any()
 
 
-def test_too_short_for_blocks_the_validation_part_alone_chooses() -> None:
+def test_too_short_for_blocks_there_is_no_profile() -> None:
     noise = np.random.default_rng(2).normal(size=(90, 1)).cumsum(0)
-    found = chosen(noise, [24], 24)
-    assert found.penalty > 0
-    assert np.isfinite(found.errors).all()
+    assert not start(noise, [24], 24).cycle.any()
+    whole = made_windows(noise, 24)
+    assert not choose_profile(whole, np.arange(30), [24], 24).any()
 
 
 def test_the_weakest_profile_that_the_blocks_cannot_tell_from_the_best() -> None:
     none, some, full = (
-        Start(np.zeros((1, 1)), 1.0, np.array(errors)) for errors in ([0.5, 0.7, 0.6], [0.1, 0.2, 0.1], [0.1, 0.1, 0.1])
+        Judged(np.zeros((1, 1)), np.array(errors)) for errors in ([0.5, 0.7, 0.6], [0.1, 0.2, 0.1], [0.1, 0.1, 0.1])
     )
     assert weakest([none, some, full]) is some
     assert weakest([none, full]) is full
     assert weakest([none]) is none
+
+
+def test_a_difference_is_clear_over_units_not_by_one_of_them() -> None:
+    old = np.array([1.0, 1.1, 0.9, 1.0])
+    assert clearly_less(old - np.array([0.1, 0.12, 0.09, 0.1]), old)
+    assert not clearly_less(old - np.array([0.9, 0.0, -0.1, 0.0]), old)
+    assert not clearly_less(old[:1] - 0.5, old[:1])
+    assert not clearly_less(old, old)
+
+
+def test_unit_losses_add_up_to_the_validation_error(tmp_path: Path) -> None:
+    train, val = scaled_parts(opened(table(), tmp_path))
+    ridge = fit_ridge(train, val, np.zeros((168, 3)))
+    assert unit_losses(ridge, val).sum() / (len(val) * 36) == pytest.approx(ridge.val_mse, rel=1e-5)
 
 
 @pytest.mark.parametrize(("lookback", "mse", "mae"), [(96, 0.383, 0.392), (336, 0.370, 0.391)])
