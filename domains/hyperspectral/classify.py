@@ -80,6 +80,15 @@ class Classify:
                 f"{data.scene.where}: none of its {len(alive)} bands can be used: {int((~chosen).sum())} are left out "
                 "(bad, or out of ranges_nm), the rest hold no data or one value only at the training pixels"
             )
+        dead = np.flatnonzero(chosen & ~alive)
+        if len(dead) and self.config.dead_bands == "refuse":
+            empty = [int(b) + 1 for b in dead if not np.isfinite(mean[b])]
+            flat = [int(b) + 1 for b in dead if np.isfinite(mean[b])]
+            said = [f"band {some} {what}" for some, what in ((empty, "without data"), (flat, "of one value")) if some]
+            raise BadInput(
+                f"{data.scene.where}: {' and '.join(said)} at all training pixels. Flag them as bad in the file (bbl), "
+                "choose others with ranges_nm, or leave them out with --set dead_bands=drop"
+            )
         used = [int(b) for b in np.flatnonzero(alive)]
         label = data.index.ravel()[at]
         counts = np.bincount(label, minlength=len(data.class_ids))
@@ -89,7 +98,7 @@ class Classify:
             "bands": bands.to_json(),
             "used": used,
             "nm": [float(bands.wavelength_nm[b]) for b in used] if bands.wavelength_nm else [],
-            "dead_bands": [int(b) for b in np.flatnonzero(chosen & ~alive)],
+            "dead_bands": [int(b) for b in dead],
             "mean": [float(m) for m in mean[used]],
             "std": [float(s) for s in std[used]],
             "class_ids": list(data.class_ids),

@@ -47,6 +47,10 @@ class ClassifyOptions(TaskConfig):
     )
     ranges_nm: tuple[tuple[float, float], ...] | None = Field(None, description="use only bands in these ranges")
     drop_bad: bool = Field(True, description="leave out the bands that the file flags as bad")
+    dead_bands: Literal["refuse", "drop"] = Field(
+        "refuse",
+        description="a band without data, or of one value only, at the training pixels: refuse, or leave it out",
+    )
     other_bands: Literal["refuse", "resample"] = Field(
         "refuse", description="a scene on other bands than the model's: refuse it, or resample onto its wavelengths"
     )

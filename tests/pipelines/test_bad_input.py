@@ -150,6 +150,18 @@ def test_a_class_with_too_few_blocks(capfd: pytest.CaptureFixture[str], here: Pa
     assert "block" in said
 
 
+def test_a_band_without_data(capfd: pytest.CaptureFixture[str], here: Path) -> None:  # noqa: F811
+    scene(here / "scene.tif", nan_band=2)
+    write_raster(here / "labels.tif", labels())
+    before = sorted(p.name for p in here.iterdir())
+    said = refused(
+        capfd, "train", CLASSIFY, "--data", "scene.tif", "--set", "labels=labels.tif", "--set", "split.block=8"
+    )
+    assert "band [3] without data" in said
+    assert "dead_bands=drop" in said
+    assert sorted(p.name for p in here.iterdir()) == before
+
+
 def test_labels_missing(capfd: pytest.CaptureFixture[str], here: Path) -> None:  # noqa: F811
     scene(here / "scene.tif")
     assert "labels" in train_scene(capfd, here)

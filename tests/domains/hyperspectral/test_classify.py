@@ -109,10 +109,13 @@ def test_dead_bands_and_bad_bands_are_left_out(small: Ready) -> None:
     array[3], array[5] = 17, -9999  # one value only; nodata only
     good = tuple(i != 8 and g for i, g in enumerate(scene.bands.good))
     data = replace(small.data, scene=replace(scene, array=array, bands=replace(scene.bands, good=good)))
-    fitted = small.task.fit(data, small.split)
+    with pytest.raises(BadInput, match=r"band \[6\] without data and band \[4\] of one value.*dead_bands=drop"):
+        small.task.fit(data, small.split)
+    drop = Classify(small.task.config.model_copy(update={"dead_bands": "drop"}))
+    fitted = drop.fit(data, small.split)
     assert fitted["dead_bands"] == [3, 5]
     assert not {3, 5, 8} & set(fitted["used"])
-    chosen = small.task.config.model_copy(update={"ranges_nm": ((450.0, 900.0),)})
+    chosen = small.task.config.model_copy(update={"ranges_nm": ((450.0, 900.0),), "dead_bands": "drop"})
     nm = Classify(chosen).fit(data, small.split)["nm"]
     assert nm
     assert min(nm) >= 450
