@@ -82,6 +82,17 @@ class Layout:
         )
 
 
+def extents(layout: Layout, mask: Tensor) -> Int[Tensor, "B rank"]:
+    """Places from the origin to the last real token along each axis, at least 1: the true size of each item."""
+    real = mask.reshape(-1, *layout.axes)
+    sizes = []
+    for axis, n in enumerate(layout.axes):
+        others = [1 + other for other in range(layout.rank) if other != axis]
+        seen = real.any(dim=others) if others else real
+        sizes.append((torch.arange(1, n + 1, device=mask.device) * seen).amax(1))
+    return torch.stack(sizes, 1).clamp_min(1)
+
+
 @dataclass(frozen=True)
 class AxisView:
     """A lattice seen as independent smaller lattices along ``axes``, one per place of the rest: split, mix, merge."""

@@ -11,10 +11,35 @@ from typing import Any
 from .errors import BadRequest, unknown
 
 
+def constructors(cls: type) -> list[Any]:
+    """The constructor of ``cls``, and those of its bases as long as each hands ``**rest`` on to the next."""
+    found = []
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            found.append(vars(base)["__init__"])
+            if all(p.kind is not p.VAR_KEYWORD for p in inspect.signature(found[-1]).parameters.values()):
+                break
+    return found
+
+
 def options_of(cls: type) -> dict[str, Any]:
-    """The options that a mixer or channel class takes after ``dim``, with their defaults."""
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[2:]  # type: ignore[misc]
-    return {p.name: p.default for p in parameters}
+    """The options that a mixer or channel class takes after ``dim``, with their defaults.
+
+    ``**rest`` in a constructor stands for the options of the class that it extends.
+    """
+    options: dict[str, Any] = {}
+    for init in constructors(cls):
+        own = [p for p in list(inspect.signature(init).parameters.values())[2:] if p.kind is not p.VAR_KEYWORD]
+        options |= {p.name: p.default for p in own if p.name not in options}
+    return options
+
+
+def hints_of(cls: type) -> dict[str, Any]:
+    """The annotated types of :func:`options_of`."""
+    hints: dict[str, Any] = {}
+    for init in constructors(cls):
+        hints = typing.get_type_hints(init) | hints
+    return hints
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -35,7 +60,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def check_options(what: str, cls: type, options: Mapping[str, Any]) -> None:
     """Raise BadRequest for an option that ``cls`` does not take, or whose value has another type than it states."""
-    allowed, hints = options_of(cls), typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    allowed, hints = options_of(cls), hints_of(cls)
     for option, value in options.items():
         if option not in allowed:
             raise unknown(f"option of {what}", option, allowed)
@@ -47,7 +72,7 @@ def check_options(what: str, cls: type, options: Mapping[str, Any]) -> None:
 
 def as_declared(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options with YAML's lists as tuples, where ``cls`` takes a tuple."""
-    hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    hints = hints_of(cls)
 
     def takes_tuple(hint: Any) -> bool:
         parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)

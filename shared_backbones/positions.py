@@ -15,8 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .errors import BadRequest
-from .layout import Layout
-from .mixers.spectral import extents
+from .layout import Layout, extents
 
 
 def coordinates(layout: Layout, like: Tensor) -> Float[Tensor, "B N k"]:

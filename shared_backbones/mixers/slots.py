@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from ..blocks import from_blocks, pooled, to_blocks
 from ..errors import BadRequest
-from ..layout import Layout
+from ..layout import Layout, extents
 from .attention import Attention
 from .base import Mixer, State, at_least, heads_of
 from .linear import Linear
-from .spectral import extents
 
 
 def cells(x: Float[Tensor, "B N C"], layout: Layout, grid: int) -> tuple[Float[Tensor, "B S C"], Bool[Tensor, "B S"]]:

@@ -13,19 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
-from ..layout import Layout
+from ..layout import Layout, extents
 from .base import Mixer, at_least
-
-
-def extents(layout: Layout, mask: Tensor) -> Int[Tensor, "B rank"]:
-    """Places from the origin to the last real token along each axis, at least 1: the true size of each item."""
-    real = mask.reshape(-1, *layout.axes)
-    sizes = []
-    for axis, n in enumerate(layout.axes):
-        others = [1 + other for other in range(layout.rank) if other != axis]
-        seen = real.any(dim=others) if others else real
-        sizes.append((torch.arange(1, n + 1, device=mask.device) * seen).amax(1))
-    return torch.stack(sizes, 1).clamp_min(1)
 
 
 class Fourier(Mixer):
