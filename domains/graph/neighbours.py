@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int, Int64, Real
+from jaxtyping import Int, Int64, Real
 
 from shared_backbones.errors import BadInput, BadRequest
 
@@ -25,7 +25,7 @@ class Csr:
     With ``time`` they stand in order of time, ties in order of the list.
     """
 
-    start: Int64[np.ndarray, "N+1"]
+    start: Int64[np.ndarray, "M"]  # M = N + 1
     source: Int[np.ndarray, "E"]
     edge: Int64[np.ndarray, "E"]
     time: Real[np.ndarray, "E"] | None = None
@@ -109,17 +109,3 @@ def _floyd(available: Int64[np.ndarray, "n"], k: int, random: np.random.Generato
 def _by_keys(available: Int64[np.ndarray, "n"], k: int, random: np.random.Generator) -> Int64[np.ndarray, "n k"]:
     """The k smallest of one random key per place, row by row: for draws too many to compare with one another."""
     return np.stack([np.argpartition(random.random(int(a)), k)[:k] for a in available]).astype(np.int64)
-
-
-def seconds(values: Float[np.ndarray, "n"] | Int[np.ndarray, "n"], source: str) -> None:
-    """Raises BadInput naming the first row whose time is before that of the row above it, or is no number."""
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        bad = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise BadInput(f"{source}, row {bad}: the time stamp is {values[bad]}. Give every interaction a time")
-    back = np.flatnonzero(np.diff(values) < 0)
-    if len(back):
-        i = int(back[0]) + 1
-        raise BadInput(
-            f"{source}, row {i}: time stamp {values[i]:g} comes after {values[i - 1]:g} ({len(back)} of {len(values)} rows "
-            "step back). Sort the interactions by time"
-        )

@@ -23,7 +23,7 @@ def write_rows(path: Path, blocks: Iterable[Float[np.ndarray, "n F"]], rows: int
     """
     aside = path.with_name(path.name + ".part")
     try:
-        out = np.lib.format.open_memmap(aside, "w+", np.float32, (rows, features))  # type: ignore[no-untyped-call]
+        out = np.lib.format.open_memmap(aside, "w+", np.float32, (rows, features))
         at = 0
         for block in blocks:
             if at + len(block) > rows:
