@@ -27,9 +27,30 @@ def _classify_scene() -> type[Any]:
     return Classify
 
 
+def _recall() -> type[Any]:
+    from .synthetic.recall import Recall
+
+    return Recall
+
+
+def _listops() -> type[Any]:
+    from .synthetic.listops import Listops
+
+    return Listops
+
+
+def _patterns() -> type[Any]:
+    from .synthetic.patterns import Patterns
+
+    return Patterns
+
+
 TASKS: dict[str, Callable[[], type[Any]]] = {
     "timeseries/forecast": _forecast,
     "hyperspectral/classify": _classify_scene,
+    "synthetic/recall": _recall,
+    "synthetic/listops": _listops,
+    "synthetic/patterns": _patterns,
 }
 
 
