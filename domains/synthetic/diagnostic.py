@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from domains.task import PARTS, Audit, Batch, Evidence, Fitted, Manifest, MetricFact, Part, Sink, Split
+from domains.task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split
 from shared_backbones.errors import BadInput
 from shared_backbones.presets import Preset
 
@@ -74,8 +74,6 @@ class Diagnostic:
     solved: ClassVar[float] = 0.99  # validation accuracy at which a comparison says how many steps it took
     each: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # an option of which a comparison takes every value
 
-    future: bool = False  # answers stand after their questions, so that a causal mixer cannot see them
-
     def __init__(self, config: DiagnosticConfig) -> None:
         self.config = config
 
@@ -89,6 +87,11 @@ class Diagnostic:
     def causal(self) -> bool:
         """Whether a token may see no later one."""
         raise NotImplementedError
+
+    @property
+    def future(self) -> bool:
+        """Whether answers stand after their questions, where a causal mixer cannot see them."""
+        return False
 
     @property
     def segments(self) -> tuple[int, ...]:
@@ -108,9 +111,8 @@ class Diagnostic:
         if not test:
             raise BadInput(f"{data.manifest.source}: {n} strings cannot be split in three; give at least 5")
         ends = np.split(np.arange(n), [n - test - val, n - test])
-        return Split(
-            f"strings in order: {n - test - val} train, {val} val, {test} test", dict(zip(PARTS, ends, strict=True))
-        )
+        protocol = f"strings in order: {n - test - val} train, {val} val, {test} test"
+        return Split(protocol, dict(zip(PARTS, ends, strict=True)))
 
     def audit(self, data: StringData, split: Split) -> list[Audit]:
         seen = {row.tobytes() for row in data.strings.tokens[split.parts["train"]]}
@@ -271,6 +273,3 @@ def _scored(questions: Questions, counts: Float[np.ndarray, "q K"], strings: int
     asked = np.bincount(string, minlength=strings).astype(float)
     hits = np.bincount(string, counts.argmax(1) == answer, strings)
     return _evidence(hits, np.bincount(string, -np.log(share), strings), asked)
-
-
-__all__ = ["Diagnostic", "Manifest", "StringItems", "answers"]

@@ -5,7 +5,7 @@ Shapes: B strings of L tokens, Q questions in all of them, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -74,20 +74,27 @@ def build_backbone(preset: Preset, causal: bool, future: bool) -> Backbone:
     tokens = Tokens(rank=1, causal_axes=frozenset({0} if causal else ()))
     backbone = Backbone(sentence(preset.backbone, reader_options(preset.model)), tokens)
     if future:
-        blind = sorted({type(m).__name__ for m in backbone.modules() if isinstance(m, Mixer) and m.causal})
-        outer = [m for m in backbone.modules() if type(m).__name__ == "Directions"]
-        if blind and not outer:
-            raise BadRequest(
-                f"{', '.join(blind)} is causal by its nature and sees no later token; "
-                "{mixer: directions, inner: ...} lets it read both ways"
-            )
+        for mixer in outermost(backbone):
+            if mixer.causal:
+                raise BadRequest(
+                    f"{type(mixer).__name__} is causal by its nature and sees no later token; "
+                    "{mixer: directions, inner: ...} lets it read both ways"
+                )
     return backbone
+
+
+def outermost(module: nn.Module) -> Iterator[Mixer]:
+    """The mixers of a network, without the parts that they are made of."""
+    for child in module.children():
+        if isinstance(child, Mixer):
+            yield child
+        else:
+            yield from outermost(child)
 
 
 def state_size(backbone: Backbone, length: int) -> int:
     """Numbers that all mixers together keep per string after ``length`` tokens."""
-    mixers = [block.mix.inner for stage in backbone.stages for block in stage.blocks]  # type: ignore[union-attr]
-    return sum(int(mixer.state_size(length)) for mixer in mixers)  # type: ignore[operator]
+    return sum(mixer.state_size(length) for mixer in outermost(backbone))
 
 
 class Reader(nn.Module):

@@ -60,6 +60,10 @@ class Patterns(Diagnostic):
         return self.config.pattern.startswith("causal")
 
     @property
+    def future(self) -> bool:
+        return not self.causal
+
+    @property
     def segments(self) -> tuple[int, ...]:
         sizes = (2 * self.config.pairs, self.config.questions)
         return (sizes if self.causal else sizes[::-1]) if self.config.pattern.endswith("cross") else ()

@@ -37,11 +37,14 @@ class Objective(nn.Module):
         super().__init__()
         self.task, self.model, self.bf16 = task, model, precision == "bf16-mixed"
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(mean loss, number of elements); the batch itself keeps its precision, only products are cast."""
+    def forward(self, batch: Batch, watch: bool = False) -> tuple[Tensor, Tensor]:
+        """(mean loss, number of elements); the batch itself keeps its precision, only products are cast.
+
+        ``watch``: the mean that the task watches (an optional method of a task, like ``loss``) in place of the loss.
+        """
         device = next(iter(batch.values())).device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
-            loss, weight = self.task.loss(self.model, batch)
+            loss, weight = (self.task.watch if watch else self.task.loss)(self.model, batch)
         return loss.float(), weight
 
 
@@ -84,15 +87,18 @@ def _snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def validate(job: Job, objective: Objective) -> float:
-    """Loss over the whole validation part, weighted by elements, so it does not depend on the batch size."""
+def validate(job: Job, objective: Objective, watch: bool = False) -> float:
+    """Loss over the whole validation part, weighted by elements, so it does not depend on the batch size.
+
+    ``watch``: what the task watches in place of the loss.
+    """
     objective.eval()
     fabric, size, n = job.fabric, job.train.batch_size, len(job.val_items)
     total = torch.zeros(2, dtype=torch.float64, device=fabric.device)
     plan.seed_all(job.seed, 1)  # a loss that draws numbers draws the same ones every time
     for b in range(fabric.global_rank, plan.batches(n, size), fabric.world_size):
         batch = job.val_items.batch(range(b * size, min(n, (b + 1) * size)))
-        loss, weight = objective(_on(fabric.device, batch))
+        loss, weight = objective(_on(fabric.device, batch), watch)
         total += torch.stack([loss * weight, weight]).double()
     total = fabric.all_reduce(total, reduce_op="sum")  # type: ignore[assignment]
     objective.train()
@@ -157,6 +163,8 @@ def _end_of_epoch(job: Job, objective: Objective, position: Position) -> None:
         "best": better,
         "seconds": position.seconds,
     }
+    if hasattr(job.task, "watch"):
+        row["watched"] = validate(job, objective, watch=True)
     position.history.append(row)
     patience = job.train.patience
     position.finished = position.epoch >= job.train.epochs or (patience is not None and position.stale >= patience)
