@@ -1,5 +1,8 @@
 """Where tokens stand: learned tables that fit any size, rotations and biases of real coordinates.
 
+What a stem adds to tokens is :class:`LearnedPositions`; what attention knows of places is a :class:`Position`, by its
+name in ``POSITIONS``.
+
 Sinusoids of real coordinates are :func:`~shared_backbones.stems.sinusoidal`.
 
 Shapes: B items, N tokens, C channels, H heads, D channels of a head, k coordinates.
@@ -8,14 +11,16 @@ Shapes: B items, N tokens, C channels, H heads, D channels of a head, k coordina
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from .errors import BadRequest
+from .errors import BadRequest, unknown
 from .layout import Layout, extents
+from .options import check_options, options_of
 
 
 def coordinates(layout: Layout, like: Tensor) -> Float[Tensor, "B N k"]:
@@ -110,4 +115,162 @@ def resize_relative_tables(state: dict[str, Tensor], names: Sequence[str], rank:
     return {key: resize_relative(t, rank, window) if key in names else t for key, t in state.items()}
 
 
-__all__ = ["LearnedPositions", "alibi", "coordinates", "resize_relative", "resize_relative_tables", "rotary"]
+class Position(nn.Module):
+    """Attention without places. Its kinds turn queries and keys, or add to the scores, or both.
+
+    heads, width: of the attention, width being the channels of a query per head.
+    """
+
+    lattice: ClassVar[bool] = False  # whether it stands on lattices only
+    places: ClassVar[bool] = False  # whether it reads coordinates, which a set must then carry
+    rank: int | None = None  # the one rank that its parameters serve
+
+    def __init__(self, heads: int, width: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def turn(
+        self, q: Float[Tensor, "B H N D"], k: Float[Tensor, "B H N D"], layout: Layout
+    ) -> tuple[Float[Tensor, "B H N D"], Float[Tensor, "B H N D"]]:
+        """Queries and keys that know where they stand."""
+        return q, k
+
+    def bias(self, layout: Layout, like: Tensor) -> Float[Tensor, "#B H N N"] | None:
+        """What is added to the score of query i and key j."""
+        return None
+
+    def at(self, layout: Layout, like: Tensor) -> Float[Tensor, "#B N k"]:
+        """Coordinates, for all items alike where they are places on the lattice."""
+        if layout.positions is None and not layout.ordered:
+            raise BadRequest(f"position {type(self).__name__.lower()!r} of a set needs Layout.positions, got None")
+        return coordinates(layout, like if layout.positions is not None else like[:1])
+
+
+class Rotary(Position):
+    """q and k turned by :func:`rotary`, with periods from ``shortest`` to ``longest`` in the unit of the positions."""
+
+    places: ClassVar[bool] = True
+
+    def __init__(
+        self, heads: int, width: int, shortest: float = 2 * math.pi, longest: float = 6e4, rank: int = 1
+    ) -> None:
+        super().__init__(heads, width)
+        if width < 2 * rank:
+            raise BadRequest(
+                f"rotary needs at least {2 * rank} channels a head on a lattice of rank {rank}, got {width}"
+            )
+        if not 0 < shortest < longest:
+            raise BadRequest(f"rotary needs 0 < shortest < longest, got shortest={shortest} and longest={longest}")
+        self.shortest, self.longest = shortest, longest
+
+    def turn(
+        self, q: Float[Tensor, "B H N D"], k: Float[Tensor, "B H N D"], layout: Layout
+    ) -> tuple[Float[Tensor, "B H N D"], Float[Tensor, "B H N D"]]:
+        at = self.at(layout, q)
+        return rotary(q, at, self.shortest, self.longest), rotary(k, at, self.shortest, self.longest)
+
+
+class Alibi(Position):
+    """Scores fall by :func:`alibi` with distance; ``unit`` is the distance that counts as one step."""
+
+    places: ClassVar[bool] = True
+
+    def __init__(self, heads: int, width: int, unit: float = 1.0) -> None:
+        super().__init__(heads, width)
+        if unit <= 0:
+            raise BadRequest(f"unit must be positive, got {unit}")
+        self.unit = unit
+
+    def bias(self, layout: Layout, like: Tensor) -> Float[Tensor, "#B H N N"] | None:
+        return alibi(self.at(layout, like) / self.unit, self.heads)
+
+
+class Table(Position):
+    """A learned number per head and relative place, stored for ``size`` places per axis: (2 size - 1)^rank of them.
+
+    "Swin Transformer" (Liu et al. 2021); ``symmetric`` stores one for both signs of an offset, size^rank of them, as
+    "LeViT" (Graham et al. 2021). An item of another extent n reads offset o at o (size - 1) / (n - 1): its farthest
+    tokens read the farthest entry, and the stored size reads the table as it is.
+    """
+
+    lattice: ClassVar[bool] = True
+
+    def __init__(self, heads: int, width: int, size: int = 8, symmetric: bool = False, rank: int = 1) -> None:
+        super().__init__(heads, width)
+        if size < 1:
+            raise BadRequest(f"size must be at least 1, got {size}")
+        self.size, self.rank, self.symmetric = size, rank, symmetric
+        self.table = nn.Parameter(torch.randn(heads, *(size if symmetric else 2 * size - 1,) * rank) * 0.02)
+
+    def weights(self, n: int, extent: Int[Tensor, "B"]) -> Float[Tensor, "B U S"]:
+        """How each offset 1 - n .. n - 1 along an axis reads the stored entries."""
+        offset = torch.arange(1 - n, n, device=extent.device, dtype=self.table.dtype)
+        read = offset * (self.size - 1) / (extent[:, None] - 1).clamp_min(1)
+        stored = self.table.shape[1]
+        return hats(read.abs() if self.symmetric else read + (self.size - 1), stored)
+
+    def bias(self, layout: Layout, like: Tensor) -> Float[Tensor, "#B H N N"] | None:
+        mask = like.new_ones(1, layout.size, dtype=torch.bool) if layout.mask is None else layout.mask
+        sizes, y = extents(layout, mask), self.table.expand(mask.shape[0], *self.table.shape)
+        for axis, n in enumerate(layout.axes):
+            y = torch.einsum("bus,bhs...->bhu...", self.weights(n, sizes[:, axis]), y.movedim(2 + axis, 2))
+            y = y.movedim(2, 2 + axis)
+        return y.flatten(2)[:, :, offsets(layout.axes, like.device)]
+
+
+def offsets(axes: Sequence[int], device: torch.device) -> Int[Tensor, "N N"]:
+    """Where the offset of query i from key j stands in a lattice of 2 n - 1 offsets per axis, in raster order."""
+    grids = torch.meshgrid(*(torch.arange(n, device=device) for n in axes), indexing="ij")
+    index = torch.zeros((), dtype=torch.long, device=device)
+    for grid, n in zip(grids, axes, strict=True):
+        place = grid.flatten()
+        index = index * (2 * n - 1) + place[:, None] - place[None, :] + n - 1
+    return index
+
+
+POSITIONS: dict[str, type[Position]] = {"none": Position, "rotary": Rotary, "alibi": Alibi, "table": Table}
+
+
+def build_position(
+    position: str | Mapping[str, Any],
+    heads: int,
+    width: int,
+    *,
+    rank: int | None = None,
+    ordered: bool = True,
+    provides: Collection[str] | None = None,
+) -> Position:
+    """A position by its name, or as ``{kind: name, option: value ...}``, for queries of ``width`` channels a head.
+
+    Raises BadRequest for an unknown name or option, and where the tokens do not stand as it needs.
+    """
+    options: dict[str, Any] = {"kind": position} if isinstance(position, str) else dict(position)
+    kind = options.pop("kind", None)
+    if kind not in POSITIONS:
+        raise unknown("position", str(kind), POSITIONS)
+    cls = POSITIONS[kind]
+    if not ordered and cls.lattice:
+        raise BadRequest(f"position {kind!r} stands on a lattice, and the tokens are an unordered set")
+    if not ordered and cls.places and provides is not None and "positions" not in provides:
+        raise BadRequest(f"position {kind!r} of a set needs positions, and the tokens carry {sorted(provides)}")
+    check_options(f"position {kind!r}", cls, options)
+    allowed = list(options_of(cls))[1:]  # after the width
+    for name in options:
+        if name not in allowed or name == "rank":
+            raise unknown(f"option of position {kind!r}", name, allowed)
+    if rank is not None and "rank" in allowed:
+        options["rank"] = rank
+    return cls(heads, width, **options)
+
+
+__all__ = [
+    "POSITIONS",
+    "LearnedPositions",
+    "Position",
+    "alibi",
+    "build_position",
+    "coordinates",
+    "resize_relative",
+    "resize_relative_tables",
+    "rotary",
+]

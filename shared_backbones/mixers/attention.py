@@ -5,8 +5,8 @@ Shapes: B items, N tokens, C channels, H heads, D = C / H.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..errors import BadRequest
 from ..layout import Layout
-from .base import Mixer, heads_of, join_heads, split_heads
+from ..positions import build_position
+from .base import Mixer, at_least, heads_of, join_heads, split_heads
 
 
 def causal_mask(axes: Sequence[int], causal: frozenset[int], device: torch.device) -> Bool[Tensor, "N N"] | None:
@@ -30,31 +31,78 @@ def causal_mask(axes: Sequence[int], causal: frozenset[int], device: torch.devic
     return allowed
 
 
+def hidden(scores: Float[Tensor, "#B H N M"], seen: Bool[Tensor, "#B 1 #N M"] | None) -> Float[Tensor, "#B H N M"]:
+    """Scores with a finite floor, whose exponential is 0, where nothing may be seen: rows without a key stay finite."""
+    return scores if seen is None else scores.masked_fill(~seen, 0.5 * torch.finfo(scores.dtype).min)
+
+
 class Attention(Mixer):
-    """softmax(Q K^T / sqrt(D)) V per head: "Attention Is All You Need" (Vaswani et al. 2017)."""
+    """softmax(Q K^T / sqrt(D) + position) V per head: "Attention Is All You Need" (Vaswani et al. 2017).
+
+    position: a name of ``POSITIONS``, or ``{kind: name, option: value ...}``.
+    head_dim: width of a value per head, by default C / heads; key_dim: of a query and a key, by default the same.
+    qkv_bias: whether q, k and v have a bias. out: whether a last linear map returns to C channels; without it the
+    heads must come to C channels themselves.
+    """
 
     causal_axes: ClassVar[frozenset[int]] = frozenset({0, 1, 2})
     sets: ClassVar[bool] = True
     cost: ClassVar[str] = "O(N^2 d + N d^2)"
 
-    def __init__(self, dim: int, heads: int | None = None, causal_axes: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int | None = None,
+        position: str | Mapping[str, Any] = "none",
+        head_dim: int | None = None,
+        key_dim: int | None = None,
+        qkv_bias: bool = True,
+        out: bool = True,
+        causal_axes: tuple[int, ...] = (),
+        rank: int | None = None,
+        ordered: bool = True,
+        provides: Collection[str] | None = None,
+    ) -> None:
         super().__init__()
-        self.heads, self.causal = heads_of(dim, heads), frozenset(causal_axes)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.heads = heads_of(dim, heads) if head_dim is None else at_least("heads", 4 if heads is None else heads, 1)
+        head = dim // self.heads if head_dim is None else at_least("head_dim", head_dim, 1)
+        key, inner = head if key_dim is None else at_least("key_dim", key_dim, 1), head * self.heads
+        if not out and inner != dim:
+            raise BadRequest(f"without a last map the heads must come to {dim} channels, got {self.heads} of {head}")
+        self.causal, self.widths = frozenset(causal_axes), [key * self.heads, key * self.heads, inner]
+        self.qkv = nn.Linear(dim, sum(self.widths), bias=qkv_bias)
+        self.out = nn.Linear(inner, dim) if out else nn.Identity()
+        self.position = build_position(position, self.heads, key, rank=rank, ordered=ordered, provides=provides)
+        self.rank = self.position.rank
+        if self.position.lattice:
+            setattr(self, "sets", False)  # noqa: B010 - of this instance
+
+    def project(self, x: Float[Tensor, "B N C"], layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k (B, H, N, K), which know where they stand, and v (B, H, N, D)."""
+        q, k, v = (split_heads(t, self.heads) for t in self.qkv(layout.clean(x)).split(self.widths, -1))
+        return *self.position.turn(q, k, layout), v
+
+    def seen(self, layout: Layout, device: torch.device) -> Bool[Tensor, "#B 1 #N N"] | None:
+        """True where query i may see key j; None where every query sees every key."""
+        mask, causal = layout.key_mask(), causal_mask(layout.axes, self.causal, device)
+        return mask if causal is None else causal[None, None] if mask is None else mask & causal
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Float[Tensor, "B H N D"]:
+        """What each query reads from the values."""
+        bias = self.position.bias(layout, q)
+        if bias is not None:
+            mask: Tensor | None = hidden(bias.to(q.dtype), self.seen(layout, q.device))
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        plain = self.causal == {0} and layout.rank == 1 and layout.mask is None  # a plain sequence needs no N x N
+        mask = None if plain else self.seen(layout, q.device)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=plain)
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)
-        q, k, v = (split_heads(t, self.heads) for t in self.qkv(layout.clean(x)).chunk(3, -1))
-        mask, plain = layout.key_mask(), self.causal == {0} and layout.rank == 1 and layout.mask is None
-        causal = None if plain else causal_mask(layout.axes, self.causal, x.device)  # a plain sequence needs no N x N
-        if causal is not None:
-            mask = causal if mask is None else mask & causal
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=plain)
-        return self.out(join_heads(y))
+        return self.out(join_heads(self.attend(*self.project(x, layout), layout)))
 
     def state_size(self, n: int) -> int:
-        return 2 * n * self.out.in_features if self.causal else 0
+        return n * sum(self.widths[1:]) if self.causal else 0
 
 
 class DecayAttention(Mixer):

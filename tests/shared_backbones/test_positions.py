@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,15 @@ import torch
 from shared_backbones.errors import BadRequest
 from shared_backbones.layout import Layout
 from shared_backbones.mixers import build_mixer
-from shared_backbones.positions import LearnedPositions, alibi, coordinates, resize_relative, rotary
+from shared_backbones.positions import (
+    LearnedPositions,
+    Table,
+    alibi,
+    build_position,
+    coordinates,
+    resize_relative,
+    rotary,
+)
 
 
 def test_learned_positions_are_the_table_at_its_own_size() -> None:
@@ -82,3 +91,43 @@ def test_relative_tables_fit_other_windows() -> None:
     assert float(resize_relative(linear + 1, 1, 1)[0, 0]) == 1.0
     with pytest.raises(BadRequest, match="entries"):
         resize_relative(torch.zeros(6, 1), 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("position", "request_", "words"),
+    [
+        ("rotery", {}, "did you mean 'rotary'"),
+        ({"size": 3}, {}, "unknown position"),
+        ({"kind": "table", "sizes": 3}, {}, "did you mean 'size'"),
+        ({"kind": "table", "rank": 2}, {}, "unknown option"),
+        ({"kind": "table", "size": 0}, {}, "size must be at least 1"),
+        ({"kind": "alibi", "unit": -1.0}, {}, "unit must be positive"),
+        ({"kind": "rotary", "longest": 1.0}, {}, "shortest < longest"),
+        ("rotary", {"rank": 3}, "at least 6 channels"),
+        ("table", {"ordered": False}, "stands on a lattice"),
+        ("alibi", {"ordered": False, "provides": ()}, "needs positions"),
+    ],
+)
+def test_positions_that_cannot_serve_are_refused(position: Any, request_: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadRequest, match=words):
+        build_mixer("attention", 16, heads=4, position=position, **request_)
+
+
+def test_a_set_without_coordinates_has_no_place() -> None:
+    mixer = build_mixer("attention", 16, position="alibi")
+    with pytest.raises(BadRequest, match="needs Layout"):
+        mixer(torch.randn(1, 4, 16), Layout((4,), ordered=False))
+
+
+def test_a_table_is_read_as_stored_at_its_size_and_stretched_elsewhere() -> None:
+    position = build_position({"kind": "table", "size": 3}, heads=2, width=4, rank=1)
+    assert isinstance(position, Table)
+    table = position.table.detach()
+    bias = position.bias(Layout((3,)), torch.zeros(1, 3, 8))
+    assert bias is not None
+    assert torch.equal(bias[0, :, 2, 0], table[:, 4])  # offset +2
+    assert torch.equal(bias[0, :, 0, 1], table[:, 1])
+    wide = position.bias(Layout((5,)), torch.zeros(1, 5, 8))
+    assert wide is not None
+    torch.testing.assert_close(wide[0, :, 4, 0], table[:, 4])
+    torch.testing.assert_close(wide[0, :, 1, 0], (table[:, 2] + table[:, 3]) / 2)

@@ -39,6 +39,12 @@ def clean(x: Tensor, layout: Layout) -> Tensor:
     return x if layout.mask is None else torch.where(layout.mask[..., None], x, torch.zeros((), dtype=x.dtype))
 
 
+def softmax(scores: Tensor, i: int, keys: list[int]) -> Tensor:
+    """Weights of one query's keys."""
+    weights = torch.exp(scores - scores.max())
+    return weights / weights.sum()
+
+
 def softmax_attention(
     q: Tensor,
     k: Tensor,
@@ -46,25 +52,25 @@ def softmax_attention(
     heads: int,
     visible: Callable[[int, int], bool],
     bias: Callable[[int, int], Tensor | float],
+    weigh: Callable[[Tensor, int, list[int]], Tensor] = softmax,
 ) -> Tensor:
     """One item: sum_j softmax_j(q_i k_j / sqrt(D) + bias_ij) v_j over the keys that i may see, head by head.
 
-    q, k, v (N, C); ``bias(i, j)`` a number per head, or one for all.
+    q (N, K), k (M, K), v (M, C); ``bias(i, j)`` a number per head, or one for all; ``weigh(scores, i, keys)`` in place
+    of the softmax.
     """
-    n, c = q.shape
-    d = c // heads
+    d, e = q.shape[1] // heads, v.shape[1] // heads
     rows = []
-    for i in range(n):
-        keys = [j for j in range(n) if visible(i, j)]
+    for i in range(len(q)):
+        keys = [j for j in range(len(k)) if visible(i, j)]
         if not keys:
-            rows.append(q.new_zeros(c))
+            rows.append(v.new_zeros(v.shape[1]))
             continue
         extra = torch.stack([torch.as_tensor(bias(i, j), dtype=q.dtype).expand(heads) for j in keys])  # (keys, H)
         parts = []
         for h in range(heads):
             s = slice(h * d, (h + 1) * d)
             scores = k[keys][:, s] @ q[i, s] / d**0.5 + extra[:, h]
-            weights = torch.exp(scores - scores.max())
-            parts.append((weights / weights.sum()) @ v[keys][:, s])
+            parts.append(weigh(scores, i, keys) @ v[keys, h * e : (h + 1) * e])
         rows.append(torch.cat(parts))
     return torch.stack(rows)
