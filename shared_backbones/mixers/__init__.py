@@ -14,18 +14,23 @@ from .convolution import Convolution, MaxPooling, Pointwise, Separable
 from .delta import Delta
 from .directions import Directions
 from .dual import ChannelAttention, HiLo
+from .fixed import RandomMixing
 from .gating import Depthwise, Pooling
 from .grouping import Window
 from .identity import Identity
 from .kernels import Correlation, Hashed, Injective, RankAugmented, Relative, ReluLinear
+from .large_kernel import Additive, LargeKernel, Polarised
 from .linear import Linear
 from .memory import Leaky, TestTime
 from .merged import Merged
+from .mobile import Ghost, MBConv
 from .neighborhood import Message
+from .recursive import RecursiveGated
 from .retention import MatrixLstm, Retention
 from .slots import Codebook, GroupedLatents, Lookup, SemanticSlots, SuperTokens, VirtualNode
 from .spectral import Fourier
 from .ssm import ConvSsm, Legendre, Scan, Ssd
+from .words import FeedForward, Normed, Product, Residual
 
 MIXERS: dict[str, type[Mixer]] = {
     "identity": Identity,
@@ -71,6 +76,17 @@ MIXERS: dict[str, type[Mixer]] = {
     "correlation": Correlation,
     "hashed": Hashed,
     "relative": Relative,
+    "norm": Normed,
+    "feed_forward": FeedForward,
+    "residual": Residual,
+    "product": Product,
+    "mbconv": MBConv,
+    "ghost": Ghost,
+    "recursive_gated": RecursiveGated,
+    "large_kernel": LargeKernel,
+    "additive": Additive,
+    "polarised": Polarised,
+    "random": RandomMixing,
 }
 
 

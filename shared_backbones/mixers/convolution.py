@@ -5,65 +5,91 @@ Shapes: B items, N tokens, C channels, H hidden channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import unknown
+from ..activations import ACTIVATIONS as ACTIVATIONS
+from ..activations import activation as activation  # what others of this package take from here
+from ..errors import BadRequest, unknown
 from ..layout import Layout
+from ..norms import ACROSS_TOKENS, NORMS, normalise
 from .base import Mixer, at_least
 from .gating import CONV, reach
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda x: x,
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "silu": F.silu,
-}
+
+def norm_of(name: str, dim: int, causal: frozenset[int] = frozenset()) -> nn.Module:
+    """A norm by name; raises BadRequest for an unknown one, or one that would let a causal mixer see the future."""
+    if name not in NORMS:
+        raise unknown("norm", name, NORMS)
+    if causal and name in ACROSS_TOKENS:
+        raise BadRequest(f"norm {name!r} looks at all tokens, so nothing with it can be causal")
+    return NORMS[name](dim)
 
 
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """An activation by name; raises BadRequest for an unknown one."""
-    if name not in ACTIVATIONS:
-        raise unknown("activation", name, ACTIVATIONS)
-    return ACTIVATIONS[name]
+class NormedLinear(nn.Module):
+    """norm(W x); the bias of W is left out where a norm follows."""
+
+    def __init__(self, dim: int, dim_out: int, norm: str, causal: frozenset[int] = frozenset()) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(dim, dim_out, bias=norm == "none"), norm_of(norm, dim_out, causal)
+
+    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N K"]:
+        return normalise(self.norm, self.linear(x), layout)
 
 
 class DepthwiseConv(nn.Module):
-    """One filter of kernel^rank places per channel over the real tokens of a lattice; zeros stand outside."""
+    """norm(DWConv(x)): one filter of kernel^rank places per channel over the real tokens of a lattice.
 
-    def __init__(self, dim: int, kernel: int, rank: int, causal: frozenset[int]) -> None:
+    Zeros stand outside. Its places are ``dilation`` tokens apart; the bias is left out where a norm follows.
+    """
+
+    def __init__(
+        self, dim: int, kernel: int, rank: int, causal: frozenset[int], dilation: int = 1, norm: str = "none"
+    ) -> None:
         super().__init__()
         self.kernel, self.causal = at_least("kernel", kernel, 1), causal
-        self.conv = CONV[rank](dim, dim, kernel, groups=dim)
+        self.width = (kernel - 1) * at_least("dilation", dilation, 1) + 1
+        self.conv = CONV[rank](dim, dim, kernel, groups=dim, dilation=dilation, bias=norm == "none")
+        self.norm = norm_of(norm, dim, causal)
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         lattice = layout.fold(layout.clean(x)).movedim(-1, 1)
-        return layout.unfold(self.conv(reach(lattice, self.kernel, self.causal)).movedim(1, -1))
+        y = layout.unfold(self.conv(reach(lattice, self.width, self.causal)).movedim(1, -1))
+        return normalise(self.norm, y, layout)
 
 
 class Convolution(Mixer):
-    """y = DWConv(x), one filter per channel and no mixing of channels.
+    """y = act(norm(DWConv(x))), one filter per channel and no mixing of channels.
 
     As a layer of its own before attention it tells tokens where they stand: "Conditional Positional Encodings for
     Vision Transformers" (Chu et al. 2023).
+
+    kernel: width along every axis, in places that are ``dilation`` tokens apart.
     """
 
     causal_axes: ClassVar[frozenset[int]] = frozenset({0, 1, 2})
     cost: ClassVar[str] = "O(N k^r d)"
 
-    def __init__(self, dim: int, kernel: int = 3, causal_axes: tuple[int, ...] = (), rank: int = 1) -> None:
+    def __init__(
+        self,
+        dim: int,
+        kernel: int = 3,
+        dilation: int = 1,
+        norm: str = "none",
+        act: str = "none",
+        causal_axes: tuple[int, ...] = (),
+        rank: int = 1,
+    ) -> None:
         super().__init__()
-        self.causal, self.rank = frozenset(causal_axes), rank
-        self.conv = DepthwiseConv(dim, kernel, rank, self.causal)
+        self.causal, self.rank, self.act = frozenset(causal_axes), rank, activation(act)
+        self.conv = DepthwiseConv(dim, kernel, rank, self.causal, dilation, norm)
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)
-        return self.conv(x, layout)
+        return self.act(self.conv(x, layout))
 
 
 class Separable(Mixer):
@@ -118,17 +144,17 @@ class MaxPooling(Mixer):
 
 
 class Pointwise(Mixer):
-    """y = act(W x): no mixing of tokens, for use between the parts of a sentence."""
+    """y = act(norm(W x)): no mixing of tokens, for use between the parts of a sentence."""
 
     causal_axes: ClassVar[frozenset[int]] = frozenset({0, 1, 2})
     sets: ClassVar[bool] = True
     cost: ClassVar[str] = "O(N d^2)"
 
-    def __init__(self, dim: int, act: str = "none", causal_axes: tuple[int, ...] = ()) -> None:
+    def __init__(self, dim: int, norm: str = "none", act: str = "none", causal_axes: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.causal, self.act = frozenset(causal_axes), activation(act)
-        self.linear = nn.Linear(dim, dim)
+        self.linear = NormedLinear(dim, dim, norm, self.causal)
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)
-        return self.act(self.linear(layout.clean(x)))
+        return self.act(self.linear(layout.clean(x), layout))

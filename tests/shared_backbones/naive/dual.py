@@ -1,4 +1,4 @@
-"""References of channel attention, high and low frequency heads, and plain convolutions."""
+"""References of channel attention and of high and low frequency heads."""
 
 from __future__ import annotations
 
@@ -71,67 +71,10 @@ def hilo(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     return torch.stack(y)
 
 
-def within_reach(place: tuple[int, ...], other: tuple[int, ...], kernel: int, causal: frozenset[int]) -> int | None:
-    """Index of the filter tap that ``other`` meets when the filter stands at ``place``; None out of reach."""
-    index = 0
-    for axis, (a, c) in enumerate(zip(place, other, strict=True)):
-        tap = c - a + (kernel - 1 if axis in causal else (kernel - 1) // 2)
-        if not 0 <= tap < kernel:
-            return None
-        index = index * kernel + tap
-    return index
-
-
-def depthwise(module: Any, x: Tensor, layout: Layout) -> Tensor:
-    at, x = places(layout.axes), clean(x, layout)
-    taps = module.conv.weight[:, 0].flatten(1)  # (C, taps)
-    rows = []
-    for i in range(len(at)):
-        total = module.conv.bias.expand(x.shape[0], -1)
-        for j in range(len(at)):
-            tap = within_reach(at[i], at[j], module.kernel, module.causal)
-            if tap is not None:
-                total = total + taps[:, tap] * x[:, j]
-        rows.append(total)
-    return torch.stack(rows, 1)
-
-
-def convolution(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
-    return depthwise(mixer.conv, x, layout)
-
-
-def separable(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
-    return affine(mixer.down, depthwise(mixer.conv, mixer.act(affine(mixer.up, clean(x, layout))), layout))
-
-
-def max_pooling(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
-    at, mask = places(layout.axes), real(x, layout)
-    rows = []
-    for b in range(x.shape[0]):
-        for i in range(len(at)):
-            seen = [
-                j
-                for j in range(len(at))
-                if mask[b][j] and within_reach(at[i], at[j], mixer.window, mixer.causal) is not None
-            ]
-            rows.append(x[b, seen].amax(0) if seen and mask[b][i] else torch.zeros_like(x[b, i]))
-    return torch.stack(rows).reshape(x.shape)
-
-
-def pointwise(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
-    return mixer.act(affine(mixer.linear, clean(x, layout)))
-
-
 REFERENCES = {
     "channels": channels,
     "hilo": hilo,
-    "convolution": convolution,
-    "separable": separable,
-    "max_pooling": max_pooling,
-    "pointwise": pointwise,
 }
 VARIANTS = {
     "hilo": [{}, {"window": 3, "low": 0.25}],
-    "separable": [{"kernel": 4, "ratio": 2.0, "act": "gelu"}],
-    "convolution": [{}, {"kernel": 2}],
 }
