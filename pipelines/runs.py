@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
@@ -57,11 +57,15 @@ def preset_to_dict(preset: Preset) -> dict[str, Any]:
 def preset_from_dict(plain: Mapping[str, Any]) -> Preset:
     """The inverse of :func:`preset_to_dict`."""
     spec = plain["backbone"]
-    stages = tuple(
-        StageSpec(**{**stage, "layers": tuple(LayerSpec(**layer) for layer in stage["layers"])})
-        for stage in spec["stages"]
-    )
-    return Preset(**{**plain, "tasks": tuple(plain["tasks"]), "backbone": BackboneSpec(**{**spec, "stages": stages})})
+
+    def stages(rows: Sequence[Mapping[str, Any]]) -> tuple[StageSpec, ...]:
+        return tuple(
+            StageSpec(**{**row, "layers": tuple(LayerSpec(**layer) for layer in row["layers"])}) for row in rows
+        )
+
+    backbone = BackboneSpec(**{**spec, "stages": stages(spec["stages"]), "decoder": stages(spec.get("decoder", ()))})
+    plain = {**plain, **{key: tuple(plain[key]) for key in ("tasks", "ranks") if key in plain}}
+    return Preset(**{**plain, "backbone": backbone})
 
 
 def _digest_of_sources(*places: Path) -> str:

@@ -1,52 +1,70 @@
-"""Backbones: a schedule of blocks, with or without resampling between stages."""
+"""Backbones: a schedule of blocks, with or without resampling between stages, and with a way back up where asked."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .block import Block
-from .blocks import to_blocks
 from .channel import build_channel
 from .errors import BadRequest
 from .layout import Layout
+from .merging import Expand, build_merge
 from .mixers import build_mixer
-from .norms import NORMS, normalise
+from .mixers.base import at_least
+from .norms import ACROSS_TOKENS, NORMS, normalise
 
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One block: its mixer and its channel layer by name, with their options."""
+    """One block: its mixer and its channel layer by name, with their options.
+
+    ``block``: what differs here from the rest of the stage (placement, norm, layer_scale), such as ``norm: none`` of a
+    positional convolution.
+    """
 
     mixer: str = "attention"
     mixer_options: Mapping[str, Any] = field(default_factory=dict)
     channel: str = "mlp"
     channel_options: Mapping[str, Any] = field(default_factory=dict)
+    block: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class StageSpec:
-    """Blocks of one width. ``stride``: how many tokens per axis the stage's entry merges into one."""
+    """Blocks of one width.
+
+    stride: how many tokens per axis the stage's entry merges into one (of a decoder: becomes of one); merge: how, a
+    name of ``MERGES`` with its options; repeat: how many times the blocks run in turn, with the same weights.
+    """
 
     dim: int
     layers: tuple[LayerSpec, ...]
     placement: str = "pre"
     norm: str = "layer"
     stride: int = 1
+    merge: str = "patch"
+    merge_options: Mapping[str, Any] = field(default_factory=dict)
+    repeat: int = 1
 
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Stages in order. One stage is columnar, several are a pyramid."""
+    """Stages in order. One stage is columnar, several are a pyramid; with a ``decoder`` it is a U-shaped network.
+
+    decoder: stages back up, from the coarsest: each ends on the lattice of one earlier stage.
+    """
 
     stages: tuple[StageSpec, ...]
     layer_scale: float | None = None
     drop_path: float = 0.0  # of the last block; it grows linearly from 0 at the first
+    decoder: tuple[StageSpec, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,45 +77,12 @@ class Tokens:
     causal_axes: frozenset[int] = frozenset()
 
 
-class Merge(nn.Module):
-    """Merges stride^rank neighbouring tokens into one of another width: "Swin Transformer" (Liu et al. 2021).
-
-    A merged token is real when any of its parts is; masked parts count as zero. Positions are averaged over
-    the real parts.
-    """
-
-    def __init__(self, dim_in: int, dim_out: int, stride: int, rank: int) -> None:
-        super().__init__()
-        self.stride, self.rank = stride, rank
-        self.norm = nn.LayerNorm(dim_in * stride**rank)
-        self.project = nn.Linear(dim_in * stride**rank, dim_out)
-
-    def _parts(self, x: Tensor, axes: tuple[int, ...]) -> Tensor:
-        """(B, N, C) -> (B, N', stride^rank, C), padding each axis up to a multiple of the stride."""
-        return to_blocks(x.reshape(x.shape[0], *axes, x.shape[-1]), (self.stride,) * self.rank)
-
-    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> tuple[Float[Tensor, "B M K"], Layout]:
-        parts = self._parts(layout.clean(x), layout.axes)
-        y = self.project(self.norm(parts.flatten(2)))
-        real = x.new_ones(x.shape[:2]) if layout.mask is None else layout.mask.to(x.dtype)
-        weights = self._parts(real[..., None], layout.axes)
-        positions = layout.positions
-        if positions is not None:
-            total = (self._parts(positions.masked_fill(real[..., None] == 0, 0.0), layout.axes) * weights).sum(2)
-            positions = total / weights.sum(2).clamp_min(1)
-        return y, Layout(
-            axes=tuple(-(-n // self.stride) for n in layout.axes),
-            mask=None if layout.mask is None else weights.amax((2, 3)) > 0,
-            positions=positions,
-            source=layout.source,
-        )
-
-
 class Columnar(nn.Module):
-    """Blocks of one width on one lattice."""
+    """Blocks of one width on one lattice, run ``repeat`` times: "Universal Transformers" (Dehghani et al. 2019)."""
 
     def __init__(self, stage: StageSpec, tokens: Tokens, layer_scale: float | None, drop_paths: list[float]) -> None:
         super().__init__()
+        self.repeat = at_least("repeat", stage.repeat, 1)
         self.blocks = nn.ModuleList(
             Block(
                 stage.dim,
@@ -118,17 +103,16 @@ class Columnar(nn.Module):
                     causal_axes=tokens.causal_axes,
                     **layer.channel_options,
                 ),
-                stage.placement,
-                stage.norm,
-                layer_scale,
-                drop_path,
+                **{"placement": stage.placement, "norm": stage.norm, "layer_scale": layer_scale, **layer.block},
+                drop_path=drop_path,
             )
             for layer, drop_path in zip(stage.layers, drop_paths, strict=True)
         )
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
-        for block in self.blocks:
-            x = block(x, layout)
+        for _ in range(self.repeat):
+            for block in self.blocks:
+                x = block(x, layout)
         return x
 
 
@@ -144,15 +128,17 @@ class Backbone(nn.Module):
             raise BadRequest("a backbone needs at least one stage")
         if not tokens.ordered and any(stage.stride > 1 for stage in spec.stages):
             raise BadRequest("a pyramid merges neighbours on a lattice: an unordered set takes stages of stride 1 only")
+        norms = {stage.norm for stage in (*spec.stages, *spec.decoder)}
+        if tokens.causal_axes and norms & ACROSS_TOKENS:
+            raise BadRequest(f"norm {', '.join(norms & ACROSS_TOKENS)} looks at all tokens, so it cannot be causal")
         self.spec, self.tokens = spec, tokens
         self.dim_in, self.dim = spec.stages[0].dim, spec.stages[-1].dim
-        depth = sum(len(stage.layers) for stage in spec.stages)
-        rates = iter([spec.drop_path * i / max(1, depth - 1) for i in range(depth)])
+        rates = drop_paths(spec)
         widths = [self.dim_in] + [stage.dim for stage in spec.stages]
         self.merges = nn.ModuleList(
             nn.Identity()
             if stage.stride == 1 and width == stage.dim
-            else Merge(width, stage.dim, stage.stride, tokens.rank)
+            else build_merge(stage.merge, width, stage.dim, stage.stride, tokens.rank, **stage.merge_options)
             for width, stage in zip(widths, spec.stages, strict=False)
         )
         self.stages = nn.ModuleList(
@@ -167,7 +153,7 @@ class Backbone(nn.Module):
         x = layout.clean(x)  # once here: a NaN at a masked token would reach the norms' gradients
         found = []
         for merge, stage in zip(self.merges, self.stages, strict=True):
-            if isinstance(merge, Merge):
+            if not isinstance(merge, nn.Identity):
                 x, layout = merge(x, layout)
             x = stage(x, layout)
             found.append((x, layout))
@@ -178,10 +164,66 @@ class Backbone(nn.Module):
         return self.features(x, layout)[-1]
 
 
+class UNet(nn.Module):
+    """A pyramid and a way back up: each decoder stage expands, joins the encoder's tokens of that lattice, and mixes.
+
+    "U-Net" (Ronneberger et al. 2015) over any mixers: y_i = stage_i(W_i [expand(y_(i+1)), x_i]). The result stands on
+    the lattice of the earliest stage that the decoder climbs to.
+    """
+
+    def __init__(self, spec: BackboneSpec, tokens: Tokens) -> None:
+        super().__init__()
+        ups, downs = spec.decoder, spec.stages[::-1]
+        if [up.stride for up in ups] != [down.stride for down in downs[: len(ups)]] or len(ups) >= len(downs):
+            raise BadRequest(
+                f"a decoder climbs back the strides of the stages, {[d.stride for d in downs[:-1]]} from the coarsest, "
+                f"got {[up.stride for up in ups]}"
+            )
+        self.spec, self.tokens = spec, tokens
+        self.encoder = Backbone(replace(spec, decoder=()), tokens)
+        self.dim_in, self.dim = self.encoder.dim_in, ups[-1].dim
+        self.expands, self.joins, self.stages = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        width = self.encoder.dim
+        for up, skip in zip(ups, downs[1:], strict=False):
+            self.expands.append(Expand(width, up.dim, up.stride, tokens.rank))
+            self.joins.append(nn.Linear(up.dim + skip.dim, up.dim))
+            self.stages.append(Columnar(up, tokens, spec.layer_scale, [spec.drop_path] * len(up.layers)))
+            width = up.dim
+        self.norm = NORMS[ups[-1].norm](self.dim) if ups[-1].placement != "post" else nn.Identity()
+
+    def features(self, x: Float[Tensor, "B N C"], layout: Layout) -> list[tuple[Tensor, Layout]]:
+        """Tokens and layout after every decoder stage, from the coarsest, the last one normalised."""
+        *skips, (y, at) = self.encoder.features(x, layout)
+        found = []
+        for expand, join, stage, (skip, finer) in zip(self.expands, self.joins, self.stages, skips[::-1], strict=False):
+            y = stage(join(torch.cat([expand(y, at, finer), finer.clean(skip)], -1)), finer)
+            at = finer
+            found.append((y, at))
+        found[-1] = (normalise(self.norm, y, at), at)
+        return found
+
+    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> tuple[Float[Tensor, "B M K"], Layout]:
+        return self.features(x, layout)[-1]
+
+
+def drop_paths(spec: BackboneSpec) -> Iterator[float]:
+    """The rate of each block of the stages, growing linearly from 0."""
+    depth = sum(len(stage.layers) for stage in spec.stages)
+    return (spec.drop_path * i / max(1, depth - 1) for i in range(depth))
+
+
+def build_backbone(spec: BackboneSpec, tokens: Tokens) -> Backbone | UNet:
+    """The network of a sentence: U-shaped where it has a decoder."""
+    return UNet(spec, tokens) if spec.decoder else Backbone(spec, tokens)
+
+
 def with_mixer(spec: BackboneSpec, mixer: str, **options: Any) -> BackboneSpec:
     """The same backbone with every mixer replaced: ``with_mixer(spec, "identity")`` is the ablation."""
-    stages = tuple(
-        replace(s, layers=tuple(replace(layer, mixer=mixer, mixer_options=options) for layer in s.layers))
-        for s in spec.stages
-    )
-    return replace(spec, stages=stages)
+
+    def replaced(stages: tuple[StageSpec, ...]) -> tuple[StageSpec, ...]:
+        return tuple(
+            replace(s, layers=tuple(replace(layer, mixer=mixer, mixer_options=options) for layer in s.layers))
+            for s in stages
+        )
+
+    return replace(spec, stages=replaced(spec.stages), decoder=replaced(spec.decoder))

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .channel.mlp import NoChannel
 from .errors import unknown
 from .layout import Layout
 from .norms import NORMS, normalise
@@ -82,7 +83,7 @@ PLACEMENTS: dict[str, type[Residual]] = {"pre": PreNorm, "post": PostNorm, "peri
 
 
 class Block(nn.Module):
-    """A mixer and a channel layer, each on its own residual branch."""
+    """A mixer and a channel layer, each on its own residual branch; ``channel: none`` leaves the second branch out."""
 
     def __init__(
         self,
@@ -102,7 +103,9 @@ class Block(nn.Module):
         branch: Callable[[nn.Module], Residual] = lambda inner: PLACEMENTS[placement](  # noqa: E731
             dim, inner, norm, layer_scale, drop_path
         )
-        self.mix, self.channel = branch(mixer), branch(channel)
+        self.mix = branch(mixer)
+        self.channel = None if isinstance(channel, NoChannel) else branch(channel)
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
-        return self.channel(self.mix(x, layout), layout)
+        x = self.mix(x, layout)
+        return x if self.channel is None else self.channel(x, layout)

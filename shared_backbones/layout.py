@@ -59,7 +59,7 @@ class Layout:
     def counts(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B 1 1"]:
         """Real tokens per item, at least 1, in the type of ``x``: the denominator of every average over tokens."""
         if self.mask is None:
-            return x.new_full((x.shape[0], 1, 1), float(x.shape[1]))
+            return x.new_ones(x.shape[0], 1, 1) * x.shape[1]  # not new_full: an exported graph would fix the number
         return self.mask.sum(1).clamp_min(1).to(x.dtype)[:, None, None]
 
     def over(self, *axes: int) -> AxisView:

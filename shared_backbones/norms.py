@@ -32,30 +32,21 @@ def normalise(norm: nn.Module, x: Float[Tensor, "B N C"], layout: Layout) -> Flo
     return norm(x, layout) if isinstance(norm, TokenNorm) else norm(x)
 
 
-class ProgressiveBatchNorm(TokenNorm):
-    """g LayerNorm(x) + (1 - g) (BatchNorm(x) + eta x), g falling from 1 to 0 over ``steps`` training steps.
+class BatchNorm(TokenNorm):
+    """(x - mean_c) / sqrt(var_c + eps) * w_c + b_c over the real tokens of a batch; running statistics when evaluated.
 
-    "SLAB: Efficient Transformers with Simplified Linear Attention and Progressive Re-parameterized Batch
-    Normalization" (Guo et al. 2024). Statistics are those of the real tokens. When g has reached 0 the evaluated norm
-    is one scale and shift per channel, which :func:`folded` moves into the next linear layer.
+    "Batch Normalization" (Ioffe and Szegedy 2015). Evaluated, it is one scale and shift per channel.
     """
 
     mean: Tensor
     variance: Tensor
-    step: Tensor
 
-    def __init__(self, dim: int, steps: int = 10_000, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(self, dim: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
-        self.layer, self.steps, self.momentum, self.eps = nn.LayerNorm(dim), steps, momentum, eps
+        self.momentum, self.eps = momentum, eps
         self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
-        self.eta = nn.Parameter(torch.ones(()))
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("variance", torch.ones(dim))
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
-
-    def share(self) -> Tensor:
-        """g, the share of the layer norm."""
-        return (1 - self.step / self.steps).clamp_min(0).to(self.weight.dtype)
 
     def statistics(self, x: Float[Tensor, "B N C"], layout: Layout) -> tuple[Float[Tensor, "C"], Float[Tensor, "C"]]:
         """Mean and variance: of the real tokens while training, which also move the running ones; else the latter."""
@@ -68,17 +59,67 @@ class ProgressiveBatchNorm(TokenNorm):
         with torch.no_grad():
             self.mean.lerp_(mean.to(self.mean.dtype), self.momentum)
             self.variance.lerp_(variance.to(self.mean.dtype) * len(real) / max(1, len(real) - 1), self.momentum)
-            self.step += 1
         return mean, variance
 
     def affine(self, mean: Tensor, variance: Tensor) -> tuple[Float[Tensor, "C"], Float[Tensor, "C"]]:
-        """Scale and shift per channel of BatchNorm(x) + eta x."""
+        """Scale and shift per channel."""
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return scale + self.eta, self.bias - mean * scale
+        return scale, self.bias - mean * scale
+
+    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
+        scale, shift = self.affine(*self.statistics(x, layout))
+        return x * scale + shift
+
+
+class GroupNorm(TokenNorm):
+    """(x - m) / sqrt(v + eps) * w_c + b_c with m and v over all channels of all real tokens of an item.
+
+    "Group Normalization" (Wu and He 2018) with one group, as in "MetaFormer Is Actually What You Need for Vision" (Yu
+    et al. 2022).
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
+        count = layout.counts(x) * x.shape[-1]
+        centred = layout.clean(x - layout.clean(x).sum((1, 2), keepdim=True) / count)
+        variance = centred.square().sum((1, 2), keepdim=True) / count
+        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+
+
+class ProgressiveBatchNorm(BatchNorm):
+    """g LayerNorm(x) + (1 - g) (BatchNorm(x) + eta x), g falling from 1 to 0 over ``steps`` training steps.
+
+    "SLAB: Efficient Transformers with Simplified Linear Attention and Progressive Re-parameterized Batch
+    Normalization" (Guo et al. 2024). Statistics are those of the real tokens. When g has reached 0 the evaluated norm
+    is one scale and shift per channel, which :func:`folded` moves into the next linear layer.
+    """
+
+    step: Tensor
+
+    def __init__(self, dim: int, steps: int = 10_000, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__(dim, momentum, eps)
+        self.layer, self.steps = nn.LayerNorm(dim), steps
+        self.eta = nn.Parameter(torch.ones(()))
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def share(self) -> Tensor:
+        """g, the share of the layer norm."""
+        return (1 - self.step / self.steps).clamp_min(0).to(self.weight.dtype)
+
+    def affine(self, mean: Tensor, variance: Tensor) -> tuple[Float[Tensor, "C"], Float[Tensor, "C"]]:
+        """Scale and shift per channel of BatchNorm(x) + eta x."""
+        scale, shift = super().affine(mean, variance)
+        return scale + self.eta, shift
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         g = self.share()
         scale, shift = self.affine(*self.statistics(x, layout))
+        if self.training:
+            self.step += 1
         return g * self.layer(x) + (1 - g) * (x * scale + shift)
 
 
@@ -217,6 +258,10 @@ def reparametrise(model: nn.Module) -> nn.Module:
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "layer": nn.LayerNorm,  # "Layer Normalization" (Ba et al. 2016)
     "rms": nn.RMSNorm,  # "Root Mean Square Layer Normalization" (Zhang and Sennrich 2019)
+    "batch": BatchNorm,
+    "group": GroupNorm,
     "progressive": ProgressiveBatchNorm,
     "none": lambda dim: nn.Identity(),
 }
+# norms whose result at one token depends on those ahead of it, also when evaluated
+ACROSS_TOKENS = frozenset({"group"})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 
 from .backbone import Tokens
 from .layout import Layout
+from .merging import build_merge
+from .positions import LearnedPositions
 
 
 class VariateStem(nn.Module):
@@ -71,31 +75,48 @@ class PatchStem(nn.Module):
         if mask is not None:
             tokens = tokens + self.missing((~seen).to(x.dtype))
         centres = (torch.arange(n, device=x.device, dtype=x.dtype) * self.stride + (self.patch - 1) / 2)[None, :, None]
-        return tokens, Layout((n,), mask=None if mask is None else seen.any(2), positions=centres.expand(len(x), n, 1))
+        return tokens, Layout(
+            (n,), mask=None if mask is None else seen.any(2), positions=centres.expand(x.shape[0], n, 1)
+        )
 
 
 class ImageStem(nn.Module):
-    """Square patches of an image (or cubes of a volume) become tokens: "An Image is Worth 16x16 Words" (2021).
+    """Convolutions turn an image (or a volume, or channels in time) into tokens on a coarser lattice.
 
-    Sizes need not be multiples of the patch: the far edge is padded with zeros, masked where wholly outside.
+    One layer of kernel = stride is the patch embedding of "An Image is Worth 16x16 Words" (Dosovitskiy et al. 2021);
+    overlapping and stacked ones are the stems of the pyramids. Sizes need not be multiples of the stride: zeros stand
+    beyond the edge, and every ``stride`` places have a token.
+
+    layers: of each convolution its ``stride``, ``kernel`` (default: the stride), ``dim`` (the last one's is the
+    model's), ``norm`` (default none), ``act``, ``bias``, ``before``. learned: adds learned positions, a table of so
+    many places per axis that is interpolated to other sizes; 0 adds none.
     """
 
-    def __init__(self, channels: int, dim: int, patch: int = 4, rank: int = 2) -> None:
+    def __init__(
+        self,
+        channels: int,
+        dim: int,
+        layers: Sequence[Mapping[str, Any]] = ({"stride": 4},),
+        learned: int = 0,
+        rank: int = 2,
+    ) -> None:
         super().__init__()
-        self.patch, self.tokens = patch, Tokens(rank=rank)
-        self.embed = nn.Linear(channels * patch**rank, dim)
+        self.tokens = Tokens(rank=rank)
+        rows = [{"norm": "none", **row} for row in layers]
+        widths = [channels, *(row.pop("dim", dim) for row in rows[:-1]), dim]
+        rows[-1].pop("dim", None)
+        self.convs = nn.ModuleList(
+            build_merge("conv", a, b, rank=rank, **{"stride": 1, **row})
+            for (a, b), row in zip(itertools.pairwise(widths), rows, strict=True)
+        )
+        self.positions = LearnedPositions(dim, learned, rank) if learned else None
 
     def forward(self, x: Float[Tensor, "B F *axes"]) -> tuple[Float[Tensor, "B N C"], Layout]:
-        """Channel-first lattice -> tokens on the lattice of patches."""
-        p, sizes = self.patch, x.shape[2:]
-        pads = [pad for n in reversed(sizes) for pad in (0, -n % p)]
-        x = F.pad(x, pads)
-        split = [part for n in x.shape[2:] for part in (n // p, p)]
-        rank = len(sizes)
-        x = x.reshape(x.shape[0], x.shape[1], *split)
-        outer, inner = range(2, 2 + 2 * rank, 2), range(3, 3 + 2 * rank, 2)
-        x = x.permute(0, *outer, 1, *inner).flatten(1 + rank).flatten(1, rank)
-        return self.embed(x), Layout(tuple(-(-n // p) for n in sizes))
+        """Channel-first lattice -> tokens."""
+        layout, x = Layout(tuple(x.shape[2:])), x.flatten(2).mT
+        for conv in self.convs:
+            x, layout = conv(x, layout)
+        return (x if self.positions is None else self.positions(x, layout)), layout
 
 
 def sinusoidal(at: Float[Tensor, "*n"], dim: int, shortest: float, longest: float) -> Float[Tensor, "*n dim"]:
@@ -153,16 +174,21 @@ class SpectrumStem(nn.Module):
         moments = torch.einsum("jkb,nb->njk" if mask is None else "njkb,nb->njk", to_moments, x)
         tokens = self.embed(moments) + self.place
         positions = self.centres[None, :, None].expand(len(x), -1, 1)
-        return tokens, Layout((len(self.centres),), mask=real.expand(len(x), -1), positions=positions)
+        return tokens, Layout((len(self.centres),), mask=real.expand(x.shape[0], -1), positions=positions)
 
 
 class ChannelTokens(nn.Module):
-    """Vectors that already stand on a lattice, embedded channel-wise: (B, N, F) -> (B, N, C)."""
+    """Vectors that already stand on a lattice (or are a set) become tokens, channel-wise: W x + b."""
 
-    def __init__(self, features: int, dim: int, rank: int = 1) -> None:
+    def __init__(self, features: int, dim: int, rank: int = 1, ordered: bool = True) -> None:
         super().__init__()
-        self.tokens = Tokens(rank=rank)
+        self.tokens = Tokens(rank=rank, ordered=ordered)
         self.embed = nn.Linear(features, dim)
 
-    def forward(self, x: Float[Tensor, "B N F"], layout: Layout) -> tuple[Float[Tensor, "B N C"], Layout]:
-        return self.embed(layout.clean(x)), layout
+    def forward(
+        self, x: Float[Tensor, "B *axes F"], layout: Layout | None = None
+    ) -> tuple[Float[Tensor, "B N C"], Layout]:
+        """Vectors on their lattice, or (B, N, F) with the layout that says what they stand for -> tokens."""
+        if layout is None:
+            layout = Layout(tuple(x.shape[1:-1]), ordered=self.tokens.ordered)
+        return self.embed(layout.clean(x.flatten(1, -2))), layout

@@ -1,10 +1,13 @@
 """Published architectures as sentences in the grammar: one YAML each.
 
-A preset file opens with comment lines (paper, command, expected score with interval, seconds, machine) and holds::
+A preset file opens with comment lines (what it is, command, expected score with interval, seconds, machine) and holds::
 
     paper: title, authors, year
     tasks: [timeseries/forecast]        # who can use it; empty: any task that has its stem
-    stem: variates                      # which of the task's stems turns raw data into tokens
+    ranks: [1]                          # numbers of lattice axes that it serves, the paper's own first
+    sets: false                         # true: its tokens are a set or a graph
+    causal: false                       # true: causal along the first axis
+    stem: variates                      # which stem turns raw data into tokens
     stem_options: {}
     layer_scale: null
     drop_path: 0.0
@@ -12,16 +15,23 @@ A preset file opens with comment lines (paper, command, expected score with inte
       - dim: 128
         placement: pre                  # pre | post | peri
         norm: layer
-        stride: 1
+        stride: 1                       # tokens per axis that the entry merges into one
+        merge: patch                    # patch | conv, with merge_options
+        repeat: 1                       # runs of the same blocks
         layers:
-          - {mixer: attention, times: 2, heads: 8, channel: mlp, channel_options: {ratio: 4.0}}
+          - {mixer: attention, times: 2, heads: 8, channel: mlp, channel_options: {ratio: 4.0}, block: {norm: rms}}
+    decoder: []                         # stages back up, from the coarsest
+    head: {pool: mean}                  # options of the class head, of the paper's own network
+    published: {input: [224, 224], channels: 3, classes: 1000, parameters: 28.3e6, macs: 4.5e9, source: Table 1}
     model: {}                           # options for the task's own head
     train: {lr: 1.0e-3}                 # recommended training settings, below the user's own
+
+Rows that alternate are written once: ``{times: 3, group: [row, row]}`` runs the rows of the group in turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -45,55 +55,78 @@ class Preset:
     stem_options: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
+    ranks: tuple[int, ...] = (1,)
+    sets: bool = False
+    causal: bool = False
+    head: Mapping[str, Any] = field(default_factory=dict)
+    published: Mapping[str, Any] = field(default_factory=dict)
     notes: str = ""  # the opening comment lines: command, expected score, seconds, machine
 
 
-_STAGE_KEYS = {"dim", "placement", "norm", "stride", "layers"}
-_PRESET_KEYS = {"paper", "tasks", "stem", "stem_options", "layer_scale", "drop_path", "stages", "model", "train"}
-_LAYER_KEYS = {"mixer", "times", "channel", "channel_options"}
+_STAGE_KEYS = {"dim", "placement", "norm", "stride", "layers", "merge", "merge_options", "repeat"}
+_PRESET_KEYS = {"paper", "tasks", "stem", "stem_options", "layer_scale", "drop_path", "stages", "decoder", "model"}
+_PRESET_KEYS |= {"train", "ranks", "sets", "causal", "head", "published"}
+_LAYER_KEYS = {"mixer", "times", "channel", "channel_options", "block"}
+_BLOCK_KEYS = {"placement", "norm", "layer_scale"}
+_PUBLISHED_KEYS = {"input", "channels", "classes", "parameters", "macs", "source"}
 
 
 def _checked(where: str, got: Mapping[str, Any], allowed: set[str]) -> Mapping[str, Any]:
+    if not isinstance(got, Mapping):
+        raise BadRequest(f"{where} is written as key: value pairs, got {got!r}")
     for key in got:
         if key not in allowed:
             raise unknown(f"key of {where}", key, allowed)
     return got
 
 
-def _layers(where: str, rows: list[Mapping[str, Any]]) -> tuple[LayerSpec, ...]:
+def _layers(where: str, rows: Sequence[Mapping[str, Any]]) -> tuple[LayerSpec, ...]:
     layers: list[LayerSpec] = []
     for row in rows:
+        times = int(row.get("times", 1))
+        if "group" in row:
+            layers += _layers(where, _checked(f"a group of {where}", row, {"group", "times"})["group"]) * times
+            continue
         if "mixer" not in row:
             raise BadRequest(f"{where}: every layer names its mixer, got {dict(row)}")
         options = {k: v for k, v in row.items() if k not in _LAYER_KEYS}
-        layer = LayerSpec(row["mixer"], options, row.get("channel", "mlp"), row.get("channel_options") or {})
-        layers += [layer] * int(row.get("times", 1))
+        block = _checked(f"block of {where}", row.get("block") or {}, _BLOCK_KEYS)
+        layer = LayerSpec(row["mixer"], options, row.get("channel", "mlp"), row.get("channel_options") or {}, block)
+        layers += [layer] * times
     return tuple(layers)
+
+
+def _stages(name: str, rows: Sequence[Mapping[str, Any]]) -> tuple[StageSpec, ...]:
+    where = f"a stage of preset {name!r}"
+    return tuple(
+        StageSpec(**{**_checked(where, row, _STAGE_KEYS), "layers": _layers(f"preset {name!r}", row["layers"])})
+        for row in rows
+    )
 
 
 def parse_preset(name: str, text: str) -> Preset:
     """A preset from its YAML text; raises BadRequest for unknown keys."""
     raw = _checked(f"preset {name!r}", yaml.safe_load(text), _PRESET_KEYS)
-    stages = tuple(
-        StageSpec(
-            dim=stage["dim"],
-            layers=_layers(f"preset {name!r}", stage["layers"]),
-            placement=stage.get("placement", "pre"),
-            norm=stage.get("norm", "layer"),
-            stride=stage.get("stride", 1),
-        )
-        for stage in (_checked(f"a stage of preset {name!r}", s, _STAGE_KEYS) for s in raw["stages"])
-    )
     comments = [line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")]
     return Preset(
         name=name,
         paper=raw["paper"],
         stem=raw["stem"],
-        backbone=BackboneSpec(stages, raw.get("layer_scale"), raw.get("drop_path", 0.0)),
+        backbone=BackboneSpec(
+            _stages(name, raw["stages"]),
+            raw.get("layer_scale"),
+            raw.get("drop_path", 0.0),
+            _stages(name, raw.get("decoder") or ()),
+        ),
         tasks=tuple(raw.get("tasks") or ()),
         stem_options=raw.get("stem_options") or {},
         model=raw.get("model") or {},
         train=raw.get("train") or {},
+        ranks=tuple(raw.get("ranks") or (1,)),
+        sets=raw.get("sets", False),
+        causal=raw.get("causal", False),
+        head=raw.get("head") or {},
+        published=_checked(f"published of preset {name!r}", raw.get("published") or {}, _PUBLISHED_KEYS),
         notes="\n".join(comments),
     )
 
@@ -116,13 +149,17 @@ def load_preset(name: str) -> Preset:
 
 
 def adjust(preset: Preset, **changes: Any) -> Preset:
-    """A preset with plain changes: ``mixer`` (replaces every mixer, options dropped), ``dim``, ``depth``,
+    """A preset with plain changes: ``mixer`` (a name, or as in a layer's row; replaces every mixer), ``dim``, ``depth``,
     ``drop_path``, ``layer_scale``, ``placement``, ``norm``, ``channel``; ``dim`` and ``depth`` only where there is
     one stage. Other names go to the task's own ``model`` options.
     """
     spec = preset.backbone
     if "mixer" in changes:
-        spec = with_mixer(spec, changes.pop("mixer"))
+        asked = changes.pop("mixer")
+        options = dict(asked) if isinstance(asked, Mapping) else {"mixer": asked}
+        if not isinstance(options.get("mixer"), str):
+            raise BadRequest(f"mixer is a name or {{mixer: NAME, option: value}}, got {asked!r}")
+        spec = with_mixer(spec, options.pop("mixer"), **options)
     for key in ("dim", "depth"):
         if key in changes:
             if len(spec.stages) != 1:
@@ -149,3 +186,20 @@ def adjust(preset: Preset, **changes: Any) -> Preset:
             ),
         )
     return replace(preset, backbone=spec, model={**preset.model, **changes})
+
+
+def shallow(preset: Preset) -> Preset:
+    """The same sentence with every run of equal rows said once: as wide as the original, cheap to try."""
+
+    def once(stages: tuple[StageSpec, ...]) -> tuple[StageSpec, ...]:
+        kept = []
+        for stage in stages:
+            layers: list[LayerSpec] = []
+            for layer in stage.layers:
+                if layer not in layers:
+                    layers.append(layer)
+            kept.append(replace(stage, layers=tuple(layers), repeat=min(stage.repeat, 2)))
+        return tuple(kept)
+
+    spec = preset.backbone
+    return replace(preset, backbone=replace(spec, stages=once(spec.stages), decoder=once(spec.decoder)))

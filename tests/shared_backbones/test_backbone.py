@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from shared_backbones.backbone import Backbone, BackboneSpec, LayerSpec, Merge, StageSpec, Tokens, with_mixer
+from shared_backbones.backbone import Backbone, BackboneSpec, LayerSpec, StageSpec, Tokens, build_backbone, with_mixer
 from shared_backbones.block import DropPath, LayerScale
 from shared_backbones.errors import BadRequest
 from shared_backbones.layout import Layout
+from shared_backbones.merging import PatchMerge
 from shared_backbones.mixers import MIXERS
 
 MIXED = BackboneSpec(
@@ -31,19 +33,20 @@ MIXED = BackboneSpec(
 def test_schedule_places_mixer_channel_width_and_stride() -> None:
     backbone = Backbone(MIXED, Tokens(rank=2)).eval()
     names = [type(b.mix.inner).__name__ for stage in backbone.stages for b in stage.blocks]  # type: ignore[union-attr]
-    channels = [type(b.channel.inner).__name__ for stage in backbone.stages for b in stage.blocks]  # type: ignore[union-attr]
+    branches = [b.channel for stage in backbone.stages for b in stage.blocks]  # type: ignore[union-attr]
+    channels = [None if branch is None else type(branch.inner).__name__ for branch in branches]  # type: ignore[union-attr]
     assert names == ["Pooling", "Window", "Attention", "Depthwise"]
-    assert channels == ["MLP", "GLU", "MLP", "NoChannel"]
-    rates = [m.rate for m in backbone.modules() if isinstance(m, DropPath)][::2]
+    assert channels == ["MLP", "GLU", "MLP", None]
+    rates = [m.rate for m in backbone.modules() if isinstance(m, DropPath)][::2]  # of the mixers
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
-    assert sum(isinstance(m, LayerScale) for m in backbone.modules()) == 8
+    assert sum(isinstance(m, LayerScale) for m in backbone.modules()) == 7
     assert (backbone.dim_in, backbone.dim) == (8, 12)
     x, layout = backbone(torch.randn(2, 35, 8), Layout((5, 7)))
     assert layout.axes == (3, 4)
     assert x.shape == (2, 12, 12)
 
 
-def naive_merge(merge: Merge, x: Tensor, layout: Layout) -> tuple[Tensor, list[bool], Tensor | None]:
+def naive_merge(merge: PatchMerge, x: Tensor, layout: Layout) -> tuple[Tensor, list[bool], Tensor | None]:
     """One item, place by place."""
     s, axes = merge.stride, layout.axes
     places = {p: i for i, p in enumerate(itertools.product(*map(range, axes)))}
@@ -69,7 +72,7 @@ def naive_merge(merge: Merge, x: Tensor, layout: Layout) -> tuple[Tensor, list[b
 @pytest.mark.parametrize("masked", [False, True])
 def test_merge_equals_a_loop(axes: tuple[int, ...], stride: int, masked: bool) -> None:
     torch.manual_seed(1)
-    merge, n = Merge(4, 6, stride, len(axes)), math.prod(axes)
+    merge, n = PatchMerge(4, 6, stride, len(axes)), math.prod(axes)
     mask = torch.rand(1, n) > 0.6 if masked else None
     layout = Layout(axes, mask=mask, positions=torch.randn(1, n, 2))
     x = torch.randn(1, n, 4)
@@ -168,3 +171,57 @@ def test_causal_tokens_make_a_causal_backbone() -> None:
     a, b = backbone(x, Layout((20,)))[0], backbone(changed, Layout((20,)))[0]
     torch.testing.assert_close(a[:, :10], b[:, :10])
     assert not torch.allclose(a[:, 10:], b[:, 10:])
+
+
+def test_a_stage_runs_again_with_the_same_weights() -> None:
+    torch.manual_seed(3)
+    layers = (LayerSpec("attention"), LayerSpec("pooling"))
+    once = Backbone(BackboneSpec((StageSpec(8, layers),)), Tokens(rank=1)).eval()
+    thrice = Backbone(BackboneSpec((StageSpec(8, layers, repeat=3),)), Tokens(rank=1)).eval()
+    thrice.load_state_dict(once.state_dict())
+    x, layout = torch.randn(2, 5, 8), Layout((5,))
+    y = x
+    for _ in range(3):
+        y = once.stages[0](y, layout)
+    torch.testing.assert_close(thrice(x, layout)[0], once.norm(y))
+
+
+def test_a_layer_may_differ_from_its_stage() -> None:
+    layers = (LayerSpec("convolution", channel="none", block={"norm": "none", "layer_scale": None}), LayerSpec())
+    backbone = Backbone(BackboneSpec((StageSpec(8, layers, norm="rms"),), layer_scale=0.1), Tokens(rank=2))
+    first, second = backbone.stages[0].blocks  # type: ignore[union-attr,misc]
+    assert isinstance(first.mix.norm, nn.Identity)
+    assert isinstance(first.mix.scale, nn.Identity)
+    assert isinstance(second.mix.norm, nn.RMSNorm)
+    assert isinstance(second.mix.scale, LayerScale)
+
+
+def test_a_norm_over_all_tokens_cannot_be_causal() -> None:
+    spec = BackboneSpec((StageSpec(8, (LayerSpec(),), norm="group"),))
+    with pytest.raises(BadRequest, match="cannot be causal"):
+        Backbone(spec, Tokens(rank=1, causal_axes=frozenset({0})))
+
+
+U_SHAPED = BackboneSpec(
+    (StageSpec(6, (LayerSpec("pooling"),)), StageSpec(8, (LayerSpec(),), stride=2), StageSpec(12, (), stride=3)),
+    decoder=(StageSpec(8, (LayerSpec("pooling"),), stride=3), StageSpec(4, (LayerSpec(),), stride=2)),
+)
+
+
+@pytest.mark.parametrize("axes", [(13,), (7, 9), (5, 7, 3)])
+def test_a_u_shaped_network_comes_back_to_its_lattice(axes: tuple[int, ...]) -> None:
+    torch.manual_seed(4)
+    net, n = build_backbone(U_SHAPED, Tokens(rank=len(axes))).eval(), math.prod(axes)
+    mask = torch.rand(2, n) > 0.3
+    x = torch.randn(2, n, 6)
+    y, layout = net(torch.where(mask[..., None], x, torch.nan), Layout(axes, mask=mask))
+    assert layout.axes == axes
+    assert y.shape == (2, n, 4)
+    assert bool(y.isfinite().all())
+    again, _ = net(torch.where(mask[..., None], x, 7.0), Layout(axes, mask=mask))
+    torch.testing.assert_close(again[mask], y[mask])
+
+
+def test_a_decoder_climbs_the_strides_of_the_stages() -> None:
+    with pytest.raises(BadRequest, match=r"climbs back the strides of the stages, \[3, 2\]"):
+        build_backbone(replace(U_SHAPED, decoder=U_SHAPED.decoder[::-1]), Tokens(rank=1))

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,7 +61,7 @@ def test_unobserved_steps_do_not_matter_and_empty_patches_are_masked() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 7), (9, 2), (3, 4, 5)])
 def test_an_image_of_any_size_is_cut_into_patches(size: tuple[int, ...]) -> None:
-    stem = ImageStem(3, 8, patch=4, rank=len(size))
+    stem = ImageStem(3, 8, rank=len(size))
     x = torch.randn(2, 3, *size)
     tokens, layout = stem(x)
     assert layout.axes == tuple(math.ceil(n / 4) for n in size)
@@ -68,7 +69,22 @@ def test_an_image_of_any_size_is_cut_into_patches(size: tuple[int, ...]) -> None
     block = torch.zeros(3, *(4,) * len(size))
     inside = tuple(slice(0, min(4, n)) for n in size)
     block[(slice(None), *inside)] = x[0][(slice(None), *inside)]
-    torch.testing.assert_close(tokens[0, 0], stem.embed(block.flatten()), atol=1e-6, rtol=1e-5)
+    weight, bias = stem.convs[0].conv.weight, stem.convs[0].conv.bias  # type: ignore[union-attr]
+    torch.testing.assert_close(tokens[0, 0], (weight * block).flatten(1).sum(1) + bias, atol=1e-6, rtol=1e-5)
+
+
+def test_overlapping_layers_are_torch_convolutions() -> None:
+    rows = [{"kernel": 3, "stride": 2, "dim": 6, "act": "gelu"}, {"kernel": 7, "stride": 4, "norm": "layer"}]
+    stem = ImageStem(3, 8, rows, learned=3).eval()
+    x = torch.randn(2, 3, 32, 40)
+    tokens, layout = stem(x)
+    first, second = stem.convs[0], stem.convs[1]
+    y = F.gelu(F.conv2d(x, first.conv.weight, first.conv.bias, stride=2, padding=1))  # type: ignore[union-attr,arg-type]
+    y = F.conv2d(y, second.conv.weight, second.conv.bias, stride=4, padding=2)  # type: ignore[union-attr,arg-type]
+    y = second.norm(y.flatten(2).mT)  # type: ignore[operator]
+    assert layout.axes == (4, 5)
+    assert stem.positions is not None
+    torch.testing.assert_close(tokens, stem.positions(y, layout), atol=1e-5, rtol=1e-5)
 
 
 @pytest.fixture

@@ -1,0 +1,207 @@
+"""A whole network from a preset alone: stem, backbone, head; what it is counted, exported and compared by.
+
+A domain's task builds its own stem and head around the same backbone; this is the network of the paper.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from .backbone import Backbone, Tokens, UNet, build_backbone
+from .errors import BadRequest
+from .export import unchecked_shapes
+from .flops import flops_of
+from .heads import ClassHead
+from .layout import Layout
+from .options import as_declared, check_options
+from .presets import Preset
+from .stems import ChannelTokens, ImageStem, PatchStem, VariateStem
+from .tokenizers import ConvTokenizer, PerChannelStem
+
+# Stems that a preset can be built with here, by name: class(channels or length, dim, **options). A stem that only a
+# domain knows is stood in for by plain vectors on a lattice of the preset's rank.
+STEMS: dict[str, type[nn.Module]] = {
+    "image": ImageStem,
+    "compact": ConvTokenizer,
+    "channel_patches": PerChannelStem,
+    "patches": PatchStem,
+    "variates": VariateStem,
+    "tokens": ChannelTokens,
+}
+LATTICE_STEMS = frozenset({"image", "compact", "channel_patches"})  # channel-first input, any rank
+FEATURES = 8  # of the plain vectors and patches, where nothing says otherwise
+
+
+class Model(nn.Module):
+    """stem -> backbone -> head. With ``edges`` the tokens are a graph; without a head it returns the tokens."""
+
+    def __init__(self, stem: nn.Module, backbone: Backbone | UNet, head: nn.Module | None) -> None:
+        super().__init__()
+        self.stem, self.backbone, self.head = stem, backbone, head
+
+    def forward(self, x: Tensor, positions: Tensor | None = None, edges: Tensor | None = None) -> Tensor:
+        """Raw input of the stem -> scores (B, K), or tokens (B, N, C)."""
+        tokens, layout = self.stem(x)
+        if positions is not None or edges is not None:
+            layout = Layout(
+                layout.axes, layout.ordered, layout.mask, layout.positions if positions is None else positions, edges
+            )
+        tokens, layout = self.backbone(tokens, layout)
+        return tokens if self.head is None else self.head(tokens, layout)
+
+
+def mixers_of(preset: Preset) -> list[str]:
+    """The mixers named anywhere in a sentence, inner ones too, each once, in order."""
+    found: dict[str, None] = {}
+
+    def visit(sentence: Any) -> None:
+        if isinstance(sentence, str):
+            found[sentence] = None
+        elif isinstance(sentence, Mapping):
+            if "mixer" in sentence:
+                found[sentence["mixer"]] = None
+            visit(sentence.get("inner", ()))
+        else:
+            for part in sentence:
+                visit(part)
+
+    for stage in (*preset.backbone.stages, *preset.backbone.decoder):
+        for layer in stage.layers:
+            visit({"mixer": layer.mixer, "inner": layer.mixer_options.get("inner", ())})
+    return list(found)
+
+
+def needs_of(preset: Preset) -> frozenset[str]:
+    """What the layout must carry for the mixers of a preset."""
+    from .mixers import MIXERS
+
+    return frozenset(need for name in mixers_of(preset) for need in MIXERS[name].needs)
+
+
+def build_model(preset: Preset, rank: int | None = None, channels: int = 3, classes: int = 0) -> Model:
+    """The network of a preset on lattices of ``rank`` (default: its first), with a class head where classes > 0.
+
+    Raises BadRequest for a rank that the preset does not declare.
+    """
+    rank = preset.ranks[0] if rank is None else rank
+    if rank not in preset.ranks:
+        raise BadRequest(f"preset {preset.name!r} declares lattices of rank {list(preset.ranks)}, got {rank}")
+    dim = preset.backbone.stages[0].dim
+    cls = STEMS.get(preset.stem, ChannelTokens)
+    options = dict(preset.stem_options) if preset.stem in STEMS else {}
+    check_options(f"stem {preset.stem!r}", cls, {k: v for k, v in options.items() if k != "length"})
+    options = as_declared(cls, options)
+    if preset.stem in LATTICE_STEMS:
+        stem = cls(channels, dim, rank=rank, **options)
+    elif cls is ChannelTokens:
+        stem = cls(options.pop("features", FEATURES), dim, rank=rank, ordered=not preset.sets, **options)
+    elif cls is VariateStem:
+        stem = cls(options.pop("length", FEATURES), dim, **options)
+    else:
+        stem = cls(options.pop("features", FEATURES), dim, **options)
+    given: Tokens = stem.tokens  # type: ignore[assignment]
+    tokens = Tokens(
+        rank=given.rank,
+        ordered=given.ordered,
+        provides=given.provides | needs_of(preset),
+        causal_axes=frozenset({0}) if preset.causal else frozenset(),
+    )
+    backbone = build_backbone(preset.backbone, tokens)
+    return Model(stem, backbone, ClassHead(backbone.dim, classes, **preset.head) if classes else None)
+
+
+def example(preset: Preset, model: Model, axes: tuple[int, ...] | None = None, batch: int = 1) -> dict[str, Tensor]:
+    """Random inputs of :meth:`Model.forward` for raw extents ``axes`` (default: small ones of the first rank)."""
+    rank = len(axes) if axes is not None else preset.ranks[0]
+    axes = ((96,), (64, 64), (16, 16, 16))[rank - 1] if axes is None else axes
+    if preset.stem in LATTICE_STEMS:
+        return {"x": torch.randn(batch, _channels_of(model.stem), *axes)}
+    if isinstance(model.stem, VariateStem):
+        return {"x": torch.randn(batch, model.stem.embed.in_features, axes[0])}
+    if isinstance(model.stem, PatchStem):
+        return {"x": torch.randn(batch, axes[0], model.stem.embed.in_features // model.stem.patch)}
+    found = {"x": torch.randn(batch, *axes, model.stem.embed.in_features)}  # type: ignore[union-attr,arg-type]
+    n, needs = found["x"][0, ..., 0].numel(), needs_of(preset)
+    if "positions" in needs:
+        found["positions"] = torch.rand(batch, n, rank).cumsum(1)
+    if "edges" in needs:
+        found["edges"] = torch.randint(0, batch * n, (2, 4 * n))
+    return found
+
+
+def _channels_of(stem: nn.Module) -> int:
+    if isinstance(stem, PerChannelStem):
+        return stem.channel.shape[0]
+    return next(m for m in stem.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))).in_channels
+
+
+def cost_of(preset: Preset) -> str:
+    """The sum of the distinct terms of the mixers' costs, such as "O(N d^2 + N w^r d)"."""
+    from .mixers import MIXERS
+
+    terms = dict.fromkeys(
+        term for name in mixers_of(preset) for term in MIXERS[name].cost.removeprefix("O(")[:-1].split(" + ")
+    )
+    return f"O({' + '.join(terms)})"
+
+
+def count(
+    preset: Preset, axes: tuple[int, ...] | None = None, channels: int = 3, classes: int = 0
+) -> dict[str, float | list[int]]:
+    """Parameters, and multiply-adds of one input of extents ``axes``: counted without numbers, on the meta device
+    where every operator of the sentence allows it, and otherwise on this machine.
+    """
+    rank = preset.ranks[0] if axes is None else len(axes)
+    for device in ("meta", "cpu"):
+        try:
+            with torch.device(device), torch.no_grad():
+                model = build_model(preset, rank, channels, classes).eval()
+                inputs = example(preset, model, axes)
+                operations = flops_of(lambda: model(**inputs))  # noqa: B023 - called at once
+        except (NotImplementedError, RuntimeError):
+            if device == "cpu":
+                raise
+            continue
+        return {
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "macs": operations // 2,
+            "input": list(inputs["x"].shape[1:]),
+        }
+    raise AssertionError
+
+
+def exported_difference(preset: Preset, classes: int = 3) -> float:
+    """Largest difference between the network of a preset and its export, called at another size than it was traced at.
+
+    The trace leaves batch and extents free; both sizes leave several windows on the coarsest lattice, since a trace
+    takes an extent of one for fixed. Raises what torch.export raises where the network fixes one of them.
+    """
+    model = build_model(preset, channels=2, classes=classes).eval()
+    step, rank = stride_of(preset), preset.ranks[0]
+    small, large = ((70,), (97,)) if rank == 1 else ((9, 10, 9)[:rank], (12, 9, 10)[:rank])
+    inputs = example(preset, model, tuple(step * n for n in small), batch=2)
+    others = example(preset, model, tuple(step * n for n in large), batch=3)
+    free = {name: dict.fromkeys(_free(preset, name, value), Dim.DYNAMIC) for name, value in inputs.items()}
+    with torch.no_grad(), unchecked_shapes():
+        program = torch.export.export(model, (), inputs, dynamic_shapes=free)
+        return float((program.module()(**others) - model(**others)).abs().max())
+
+
+def stride_of(preset: Preset) -> int:
+    """How many places of the raw lattice, along each axis, one token of the coarsest lattice stands for."""
+    layers = preset.stem_options.get("layers", ({"stride": 4},)) if preset.stem == "image" else ()
+    return math.prod(row.get("stride", 1) for row in layers) * math.prod(s.stride for s in preset.backbone.stages)
+
+
+def _free(preset: Preset, name: str, value: Tensor) -> list[int]:
+    """Which dimensions of an input may change: batch and extents, not its channels."""
+    if name == "edges":
+        return [1]
+    channels = 1 if preset.stem in LATTICE_STEMS or preset.stem == "variates" else value.ndim - 1
+    return [i for i in range(value.ndim) if i != channels]

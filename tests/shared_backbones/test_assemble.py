@@ -1,0 +1,109 @@
+"""Every preset as a network of its own: it runs on each rank that it declares, learns, travels, and can be exported."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shared_backbones.assemble import build_model, count, example, mixers_of
+from shared_backbones.errors import BadRequest
+from shared_backbones.heads import ClassHead, LastPool
+from shared_backbones.layout import Layout
+from shared_backbones.presets import load_preset, parse_preset, preset_names, shallow
+
+SHARES = 4
+SIZES = {1: (70,), 2: (48, 40), 3: (20, 16, 18)}
+CLAIMS = [name for name in preset_names() if load_preset(name).published]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_preset_runs_and_learns_on_every_rank_that_it_declares(name: str, tmp_path: Path) -> None:
+    preset = shallow(load_preset(name))
+    for rank in preset.ranks:
+        torch.manual_seed(rank)
+        model = build_model(preset, rank, channels=2, classes=3)
+        inputs = example(preset, model, SIZES[rank], batch=2)
+        model(**inputs).square().mean().backward()
+        frozen = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        frozen = [n for n in frozen if n != "stem.missing.weight"]  # read where steps are missing, and none are
+        assert not frozen, f"rank {rank}: no gradient reaches {frozen[:5]}"
+        assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+    model.eval()
+    scores = model(**inputs)
+    save_file({k: v.clone() for k, v in model.state_dict().items()}, tmp_path / "model.safetensors")
+    torch.manual_seed(99)
+    again = build_model(preset, rank, channels=2, classes=3).eval()
+    again.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    torch.testing.assert_close(again(**inputs), scores, atol=0, rtol=0)
+
+
+TRACE = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+from shared_backbones.assemble import exported_difference
+from shared_backbones.presets import load_preset, shallow
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = exported_difference(shallow(load_preset(name)))
+    except Exception as error:
+        found[name] = f"{type(error).__name__}: {str(error)[:300]}"
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_preset_can_be_exported_with_dynamic_sizes(share: int) -> None:
+    """Traced at one size and batch, called at another: in a process without jaxtyping's checks."""
+    names = preset_names()[share::SHARES]
+    run = subprocess.run([sys.executable, "-c", TRACE, *names], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert {n: d for n, d in found.items() if not isinstance(d, float) or not d < 1e-4} == {}
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_parameters_and_multiply_adds_are_those_that_the_paper_states(name: str) -> None:
+    preset = load_preset(name)
+    said = preset.published
+    got = count(preset, tuple(said["input"]), said["channels"], said["classes"])
+    assert got["parameters"] == pytest.approx(said["parameters"], rel=0.03)
+    assert got["macs"] == pytest.approx(said["macs"], rel=0.03)
+
+
+def test_a_rank_that_a_preset_does_not_declare_is_refused() -> None:
+    with pytest.raises(BadRequest, match=r"declares lattices of rank \[1\], got 2"):
+        build_model(load_preset("patch_tst"), 2)
+
+
+def test_mixers_of_nested_sentences_are_found() -> None:
+    text = """\
+paper: A test
+stem: tokens
+stages:
+  - dim: 8
+    layers:
+      - {mixer: serial, inner: [{mixer: over, axis: 0, inner: linear}, window]}
+      - {mixer: pooling}
+"""
+    assert mixers_of(parse_preset("test", text)) == ["serial", "over", "linear", "window", "pooling"]
+
+
+def test_heads_see_real_tokens_alone() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 4)
+    layout = Layout((5,), mask=torch.tensor([[True] * 3 + [False] * 2, [True] * 5]))
+    noisy = x.masked_fill(~layout.mask[..., None], math.nan)  # type: ignore[index]
+    for pool in ("mean", "last", "sequence"):
+        head = ClassHead(4, 3, pool=pool, hidden=6, norm=True)
+        torch.testing.assert_close(head(noisy, layout)[0], head(x[:1, :3], Layout((3,)))[0])
+    assert torch.equal(LastPool(4)(noisy, layout), torch.stack([x[0, 2], x[1, 4]]))
+    with pytest.raises(BadRequest, match="unknown pool"):
+        ClassHead(4, 3, pool="median")
