@@ -16,7 +16,7 @@ from .directions import Directions
 from .dual import ChannelAttention, HiLo
 from .fixed import RandomMixing
 from .gating import Depthwise, Pooling
-from .grouping import Window
+from .grouping import Grid, Window
 from .identity import Identity
 from .kernels import Correlation, Hashed, Injective, RankAugmented, Relative, ReluLinear
 from .large_kernel import Additive, LargeKernel, Polarised
@@ -26,6 +26,7 @@ from .merged import Merged
 from .mobile import Ghost, MBConv
 from .neighborhood import Message
 from .recursive import RecursiveGated
+from .reduced import ConvProjected, Reduced
 from .retention import MatrixLstm, Retention
 from .slots import Codebook, GroupedLatents, Lookup, SemanticSlots, SuperTokens, VirtualNode
 from .spectral import Fourier
@@ -38,6 +39,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "decay": DecayAttention,
     "linear": Linear,
     "window": Window,
+    "grid": Grid,
     "message": Message,
     "pooling": Pooling,
     "depthwise": Depthwise,
@@ -87,6 +89,8 @@ MIXERS: dict[str, type[Mixer]] = {
     "additive": Additive,
     "polarised": Polarised,
     "random": RandomMixing,
+    "reduced": Reduced,
+    "conv_projected": ConvProjected,
 }
 
 
