@@ -27,6 +27,12 @@ def _classify_scene() -> type[Any]:
     return Classify
 
 
+def _graph_signals() -> type[Any]:
+    from .graph.signals import NodeSignals
+
+    return NodeSignals
+
+
 def _recall() -> type[Any]:
     from .synthetic.recall import Recall
 
@@ -46,6 +52,7 @@ def _patterns() -> type[Any]:
 
 
 TASKS: dict[str, Callable[[], type[Any]]] = {
+    "graph/signals": _graph_signals,
     "timeseries/forecast": _forecast,
     "hyperspectral/classify": _classify_scene,
     "synthetic/recall": _recall,
