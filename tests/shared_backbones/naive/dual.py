@@ -10,6 +10,7 @@ from torch import Tensor
 
 from shared_backbones.layout import Layout
 
+from .convolution import depthwise as depthwise  # others of this package take it from here
 from .tools import affine, clean, places, real, softmax_attention
 
 
