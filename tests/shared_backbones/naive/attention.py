@@ -1,4 +1,4 @@
-"""References of attention over all tokens and within windows."""
+"""References of attention over all tokens."""
 
 from __future__ import annotations
 
@@ -113,24 +113,7 @@ def decay(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     return _per_item(mixer, x, layout, visible, lambda b: lambda i, j: -rate * (at[b, i] - at[b, j]).abs().sum())
 
 
-def window(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
-    mask, at, w = real(x, layout), places(layout.axes), mixer.window
-    before = behind(layout.axes, mixer.causal)
-    home = [tuple((c - mixer.shift) // w for c in place) for place in at]
-
-    def visible(b: int) -> Any:
-        return lambda i, j: mask[b][j] and home[i] == home[j] and before(i, j)
-
-    def bias(i: int, j: int) -> Tensor:
-        entry = 0
-        for a, c in zip(at[i], at[j], strict=True):
-            entry = entry * (2 * w - 1) + (a - c + w - 1)
-        return mixer.table[entry]
-
-    return _per_item(mixer, x, layout, visible, lambda b: bias)
-
-
-REFERENCES = {"attention": attention, "decay": decay, "window": window}
+REFERENCES = {"attention": attention, "decay": decay}
 VARIANTS = {
     "attention": [
         {},
@@ -140,5 +123,4 @@ VARIANTS = {
         {"position": {"kind": "table", "size": 3, "symmetric": True}, "out": False},
     ],
     "decay": [{}, {"decay": 0.1}],
-    "window": [{}, {"window": 4, "shift": 1, "heads": 2}, {"window": 3, "shift": 2}],
 }

@@ -1,0 +1,157 @@
+"""Softmax attention inside groups of places: what windows, stripes, grids and neighbourhoods have in common.
+
+A group is a product over the axes of the lattice, so each axis states its share in a :class:`Plan` and nothing needs
+to know the rank.
+
+Shapes: B items, N tokens, C channels, H heads, D channels of a head, G groups, P queries and K keys in a group, n
+places of one axis with g groups of p queries and k keys.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from ..errors import BadRequest
+from ..layout import Layout, extents
+from .base import split_heads
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The groups along one axis of n places. Places may repeat or, where ``seen`` is False, mean nothing.
+
+    queries, keys: the places of each group. seen: which query may see which key ; None: all.
+    group, slot: where the query of each place stands.
+    """
+
+    queries: Int[Tensor, "g p"]
+    keys: Int[Tensor, "g k"]
+    seen: Bool[Tensor, "g p k"] | None
+    group: Int[Tensor, "n"]
+    slot: Int[Tensor, "n"]
+
+    def visible(self) -> Bool[Tensor, "g p k"]:
+        """``seen``, all True where there is none."""
+        if self.seen is not None:
+            return self.seen
+        shape = (*self.queries.shape, self.keys.shape[1])
+        return torch.ones(shape, dtype=torch.bool, device=self.queries.device)
+
+
+def product(tables: Sequence[Tensor], sizes: Sequence[int] | None = None) -> Tensor:
+    """Tables of one index per axis as one table of flat indices: m tables (a_i, b_i, ...) -> (prod a, prod b, ...).
+
+    ``sizes`` are the extents that the indices count in; None joins truth values by "and".
+    """
+    found = tables[0]
+    for i, table in enumerate(tables[1:], 1):
+        shape = [n for pair in zip(found.shape, table.shape, strict=True) for n in pair]
+        left = found.reshape([n for m in found.shape for n in (m, 1)])
+        right = table.reshape([n for m in table.shape for n in (1, m)])
+        joined = left & right if sizes is None else left * sizes[i] + right
+        found = joined.reshape([shape[j] * shape[j + 1] for j in range(0, len(shape), 2)])
+    return found
+
+
+def pick(x: Shaped[Tensor, "B N *C"], index: Int[Tensor, "G P"]) -> Shaped[Tensor, "B G P *C"]:
+    """Tokens by their index, one row of the index per group."""
+    return x.index_select(1, index.flatten()).unflatten(1, index.shape)
+
+
+def unseen(seen: Bool[Tensor, "*S"], dtype: torch.dtype) -> Float[Tensor, "*S"]:
+    """0 where a key may be seen, and else a finite floor, whose exponential is 0: groups without any real key stay
+    finite."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, 0.5 * torch.finfo(dtype).min)
+
+
+def attend(
+    q: Float[Tensor, "B G H P D"], k: Float[Tensor, "B G H K D"], v: Float[Tensor, "B G H K D"], *biases: Tensor | None
+) -> Float[Tensor, "B G H P D"]:
+    """softmax(Q K^T / sqrt(D) + biases) V; each bias has five sizes that spread to (B, G, H, P, K), None adds nothing.
+
+    Fused, unless a bias learns: no fused kernel on CPU has a gradient for it, and these plain products are a third
+    faster than what torch falls back to.
+    """
+    given = [b for b in biases if b is not None]
+    if torch.is_grad_enabled() and any(b.requires_grad for b in given):
+        scores = (q * q.shape[-1] ** -0.5) @ k.mT
+        for b in given:
+            scores = scores + b
+        return scores.softmax(-1).to(v.dtype) @ v
+    mask = None
+    if given:
+        mask = sum(given[1:], given[0]).to(q.dtype)
+        alone = mask.shape[0] == mask.shape[1] == 1
+        mask = mask[0] if alone else mask.expand(*q.shape[:2], -1, -1, -1).flatten(0, 1)
+        mask = mask.expand(-1, -1, q.shape[-2], k.shape[-2])
+    y = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=mask)
+    return y.unflatten(0, q.shape[:2])
+
+
+def grouped(
+    qkv: Float[Tensor, "B N C3"], layout: Layout, plans: Sequence[Plan], heads: int, bias: Tensor | None
+) -> Float[Tensor, "B N C"]:
+    """Attention inside the groups of the plans, one per axis; ``bias`` has sizes that spread to (B, G, H, P, K)."""
+    queries = product([p.queries for p in plans], layout.axes)
+    keys = queries
+    if all(p.keys is p.queries for p in plans):
+        q, k, v = pick(qkv, queries).chunk(3, -1)
+    else:
+        keys, width = product([p.keys for p in plans], layout.axes), qkv.shape[-1] // 3
+        q, (k, v) = pick(qkv[..., :width], queries), pick(qkv[..., width:], keys).chunk(2, -1)
+    q, k, v = (split_heads(t, heads) for t in (q, k, v))
+    seen, real, exact = None, None, qkv.dtype if bias is None else bias.dtype
+    if any(p.seen is not None for p in plans):
+        shares = [
+            p.queries.new_ones(p.queries.shape + p.keys.shape[1:]).bool() if p.seen is None else p.seen for p in plans
+        ]
+        seen = unseen(product(shares)[None, :, None], exact)
+    if layout.mask is not None:
+        real = unseen(pick(layout.mask, keys)[:, :, None, None], exact)
+    y = attend(q, k, v, bias, seen, real)
+    groups = [p.queries.shape[0] for p in plans]
+    slots = [p.queries.shape[1] for p in plans]
+    group = product([p.group for p in plans], groups)
+    home = group * math.prod(slots) + product([p.slot for p in plans], slots)
+    return y.transpose(2, 3).flatten(3).flatten(1, 2).index_select(1, home)
+
+
+def per_axis(name: str, value: int | tuple[int, ...], rank: int, least: int) -> tuple[int, ...]:
+    """An option as one whole number per axis; raises BadRequest for another count or a number below ``least``."""
+    values = (value,) * rank if isinstance(value, int) else tuple(value)
+    if len(values) != rank or min(values) < least:
+        several = f", or {rank} of them, one per axis" if rank > 1 else ""
+        raise BadRequest(f"{name} must be at least {least}{several}, got {value}")
+    return values
+
+
+def by_extent(
+    run: Callable[[Tensor, Layout], Tensor], x: Float[Tensor, "B N C"], layout: Layout
+) -> Float[Tensor, "B N K"]:
+    """``run(tokens, layout)`` for items of one true size at a time, each cut out of the lattice and put back.
+
+    For mixers in which it matters where the lattice ends. Positions, edges and source do not go along, the mask only
+    where it has gaps inside.
+    """
+    if layout.mask is None:
+        return run(x, Layout(layout.axes))
+    kinds, kind = torch.unique(extents(layout, layout.mask), dim=0, return_inverse=True)
+    lattice, real, parts = layout.fold(x), layout.mask.reshape(-1, *layout.axes), []
+    for number, true in enumerate(kinds.tolist()):
+        box = (kind == number, *(slice(0, n) for n in true))
+        mask = real[box].flatten(1)
+        inner = Layout(tuple(true), mask=None if bool(mask.all()) else mask)
+        y = run(lattice[box].flatten(1, -2), inner)
+        pads = [0, 0]
+        for n, full in zip(reversed(true), reversed(layout.axes), strict=True):
+            pads += [0, full - n]
+        parts.append(layout.unfold(F.pad(inner.fold(y), pads)))
+    order = torch.argsort(kind, stable=True)
+    return torch.cat(parts).index_select(0, torch.argsort(order))
