@@ -38,6 +38,25 @@ def hats(at: Float[Tensor, "*n"], size: int) -> Float[Tensor, "*n size"]:
     return (1 - (at.clamp(0, size - 1)[..., None] - entries).abs()).clamp_min(0)
 
 
+def read_table(table: Float[Tensor, "*sizes C"], layout: Layout) -> Float[Tensor, "B N C"]:
+    """What a table of places holds for each token, the table stretched over the item's own extent.
+
+    Linear interpolation: of ``size`` entries along an axis of extent n, place p reads entry (p + 1/2) size / n - 1/2.
+    B is 1 where nothing is masked.
+    """
+    mask = layout.mask
+    if mask is None:
+        mask = torch.ones(1, layout.size, dtype=torch.bool, device=table.device)
+    sizes = extents(layout, mask).to(table.dtype)
+    y = table.expand(mask.shape[0], *table.shape)
+    for axis, n in enumerate(layout.axes):
+        size = table.shape[axis]
+        place = torch.arange(n, device=table.device, dtype=table.dtype) + 0.5
+        weight = hats(place * size / sizes[:, axis, None] - 0.5, size)  # (B, n, size)
+        y = torch.einsum("bps,bs...->bp...", weight, y.movedim(1 + axis, 1)).movedim(1, 1 + axis)
+    return y.flatten(1, layout.rank)
+
+
 class LearnedPositions(nn.Module):
     """x + a learned vector per place, stored for ``size`` places per axis and interpolated to other extents.
 
@@ -53,14 +72,7 @@ class LearnedPositions(nn.Module):
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         if layout.rank != self.rank:
             raise BadRequest(f"these positions were learned on rank {self.rank}, got axes {layout.axes}")
-        mask = x.new_ones(x.shape[:2], dtype=torch.bool) if layout.mask is None else layout.mask
-        sizes = extents(layout, mask).to(self.table.dtype)
-        y = self.table.expand(x.shape[0], *self.table.shape)
-        for axis, n in enumerate(layout.axes):
-            place = torch.arange(n, device=x.device, dtype=self.table.dtype) + 0.5
-            weight = hats(place * self.size / sizes[:, axis, None] - 0.5, self.size)  # (B, n, size)
-            y = torch.einsum("bps,bs...->bp...", weight, y.movedim(1 + axis, 1)).movedim(1, 1 + axis)
-        return x + y.flatten(1, layout.rank).to(x.dtype)
+        return x + read_table(self.table, layout).to(x.dtype)
 
 
 def rotary(

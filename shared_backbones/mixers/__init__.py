@@ -21,16 +21,21 @@ from .identity import Identity
 from .kernels import Correlation, Hashed, Injective, RankAugmented, Relative, ReluLinear
 from .large_kernel import Additive, LargeKernel, Polarised
 from .linear import Linear
+from .long_convolution import Hyena
 from .memory import Leaky, TestTime
 from .merged import Merged
 from .mobile import Ghost, MBConv
-from .neighborhood import Message
+from .neighborhood import Convolution as GraphConvolution
+from .neighborhood import Hops, InitialResidual, Message, Propagate
+from .neighborhood import Sum as GraphSum
 from .recursive import RecursiveGated
 from .reduced import ConvProjected, Reduced
 from .retention import MatrixLstm, Retention
+from .routed_heads import Cascaded, GatedHeads, RoutedHeads, SingleHead
 from .slots import Codebook, GroupedLatents, Lookup, SemanticSlots, SuperTokens, VirtualNode
-from .spectral import Fourier
+from .spectral import Cosine, Fourier
 from .ssm import ConvSsm, Legendre, Scan, Ssd
+from .wavelet import Wavelet
 from .words import FeedForward, Normed, Product, Residual
 
 MIXERS: dict[str, type[Mixer]] = {
@@ -41,6 +46,11 @@ MIXERS: dict[str, type[Mixer]] = {
     "window": Window,
     "grid": Grid,
     "message": Message,
+    "graph_sum": GraphSum,
+    "graph_convolution": GraphConvolution,
+    "propagate": Propagate,
+    "initial_residual": InitialResidual,
+    "hops": Hops,
     "pooling": Pooling,
     "depthwise": Depthwise,
     "fourier": Fourier,
@@ -89,8 +99,15 @@ MIXERS: dict[str, type[Mixer]] = {
     "additive": Additive,
     "polarised": Polarised,
     "random": RandomMixing,
+    "cosine": Cosine,
+    "wavelet": Wavelet,
+    "hyena": Hyena,
     "reduced": Reduced,
     "conv_projected": ConvProjected,
+    "gated_heads": GatedHeads,
+    "routed_heads": RoutedHeads,
+    "cascaded": Cascaded,
+    "single_head": SingleHead,
 }
 
 
