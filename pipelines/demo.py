@@ -43,7 +43,7 @@ def _one(task: str, out: Path, quiet: bool) -> tuple[Path, list[dict[str, Any]]]
 def demo(out: Path = Path("runs/demo"), *, quiet: bool = False) -> dict[str, Any]:
     """Run the demo below ``out``; a second time it finds what it did. Returns plain facts with the page's path."""
     runs, predictions = [], {}
-    tasks = list(all_tasks())
+    tasks = [name for name in all_tasks() if not getattr(load_task(name), "diagnostic", False)]  # of data, not mixers
     for number, task in enumerate(tasks, 1):
         if not quiet:
             print(f"[{number}/{len(tasks)}] {task}: {load_task(task).summary}", file=sys.stderr, flush=True)

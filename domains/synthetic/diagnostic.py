@@ -61,7 +61,7 @@ class Diagnostic:
     summary: ClassVar[str]
     Config: ClassVar[type[DiagnosticConfig]]
     train_defaults: ClassVar[Mapping[str, Any]] = {
-        "epochs": 8, "batch_size": 128, "lr": 3e-3, "weight_decay": 0.0, "threads": 1,
+        "epochs": 4, "batch_size": 64, "lr": 3e-3, "weight_decay": 0.0, "threads": 1,
     }  # fmt: skip
     default_preset: ClassVar[str] = "recall"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = {

@@ -47,12 +47,13 @@ def expression(room: int, depth: int, arguments: int, random: np.random.Generato
 
 
 def make_listops(config: ListopsConfig, n: int, random: np.random.Generator) -> Strings:
-    """Expressions that fill a quarter to all of the length, then the token at which the value is asked for."""
+    """Expressions of a quarter of the length to all of it, then the token at which the value is asked for."""
     tokens = np.full((n, config.length), PAD)
     labels = np.full_like(tokens, NONE)
     for row in range(n):
+        room = int(random.integers(config.length // 4, config.length))
         while True:
-            said, value = expression(config.length - 1, config.depth, config.arguments, random)
+            said, value = expression(room, config.depth, config.arguments, random)
             if len(said) >= config.length // 4:
                 break
         tokens[row, : len(said)], tokens[row, len(said)] = said, ANSWER

@@ -126,17 +126,44 @@ def batch(console: Console, summary: Summary) -> None:
 
 
 def comparison(console: Console, result: Mapping[str, Any]) -> None:
-    """Presets side by side."""
+    """Presets or mixers side by side."""
     metric, rows = result["metric"], []
+    more = {k: v for k, v in _MORE.items() if k in result["columns"]}
     for row in result["rows"]:
         over = [row.get(f"{kind}_{end}") for kind in ("seeds", "bootstrap") for end in ("low", "high")]
         seeds, units = (f"{short(a)} to {short(b)}" if a is not None else "" for a, b in (over[:2], over[2:]))
-        costs = [short(row[k]) if row.get(k) is not None else "" for k in ("lr", "parameters", "items_per_second")]
+        costs = ["lr", *more, "parameters", "items_per_second"]
+        costs = [short(row[k]) if row.get(k) is not None else "" for k in costs]
         rows.append([words(row["method"]), row[metric], seeds, units, *costs])
-    table(console, ["", words(metric), "over seeds", "over test units", "lr", "parameters", "items/s"], rows)
+    solved = f"steps to {short(result['solved'])}" if result.get("solved") else ""
+    extra = [solved if k == "steps_to" else v for k, v in more.items()]
+    headings = ["", words(metric), "over seeds", "over test units", "lr", *extra, "parameters", "items/s"]
+    table(console, headings, rows)
+    _by_setting(console, result)
+    for refused in result.get("cannot", ()):
+        console.print(Text(f"cannot: {refused['method']}: {refused['reason']}"))
     for warning in result["warnings"]:
         console.print(Text(f"caution: {warning}"))
+    if not result["warnings"]:
+        console.print(Text("No method has more than 10 % more parameters than the first."))
     print(f"page: {result['page']}")
+
+
+_MORE = {"steps_to": "steps", "state_size": "state"}
+
+
+def _by_setting(console: Console, result: Mapping[str, Any]) -> None:
+    """Methods down, settings across, where the task was asked in several."""
+    settings = list(dict.fromkeys(r.get("setting") for r in result["rows"]))
+    if len(settings) < 2:
+        return
+    found = {(r["of"], r["setting"]): short(r[result["metric"]]) for r in result["rows"]}
+    refused = {r["method"] for r in result.get("cannot", ())}
+    methods = dict.fromkeys(r["of"] for r in result["rows"])
+    rows = [
+        [words(m), *(found.get((m, s), "cannot" if f"{m}, {s}" in refused else "") for s in settings)] for m in methods
+    ]
+    table(console, [words(result["metric"]), *map(str, settings)], rows)
 
 
 def exported(console: Console, result: Mapping[str, Any]) -> None:

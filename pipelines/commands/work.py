@@ -109,7 +109,9 @@ def predict(
 
 def compare(
     task: TaskName,
-    presets: Annotated[str, typer.Option("--presets", metavar="a,b,c", help="Names, separated by commas.")],
+    presets: Annotated[str | None, typer.Option("--presets", metavar="a,b,c", help="Default: the task's own.")] = None,
+    mixers: Annotated[str | None, typer.Option("--mixers", metavar="a,b,c", help="In place of the preset's.")] = None,
+    ladder: Annotated[bool, typer.Option("--ladder", help="Identity, random, pooling, ... attention too.")] = False,
     seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Seeds 0 to N - 1 for each.")] = 1,
     data: Source = None,
     rates: Annotated[str | None, typer.Option("--lr", metavar="a,b,c", help="Sweep, chosen on validation.")] = None,
@@ -118,12 +120,17 @@ def compare(
     out: Out = RUNS,
     as_json: AsJson = False,
 ) -> Answer:
-    """Accuracy, cost and speed of several presets side by side, with ablation and baselines."""
+    """Accuracy, cost and speed of presets, or of mixers in one preset, side by side, with ablation and baselines.
+
+    A mixer is NAME or NAME:option=value, such as delta:decay=true:gate=true.
+    """
     from ..compare import compare as run_comparison
 
     result = run_comparison(
         task,
-        _listed(presets, "--presets"),
+        _listed(presets, "--presets") if presets is not None else (),
+        mixers=_listed(mixers, "--mixers") if mixers is not None else (),
+        ladder=ladder,
         seeds=seeds,
         data=data,
         rates=[_number(rate, "--lr") for rate in _listed(rates, "--lr")] if rates is not None else None,
