@@ -31,9 +31,29 @@ def causal_mask(axes: Sequence[int], causal: frozenset[int], device: torch.devic
     return allowed
 
 
-def hidden(scores: Float[Tensor, "#B H N M"], seen: Bool[Tensor, "#B 1 #N M"] | None) -> Float[Tensor, "#B H N M"]:
+def hidden(scores: Float[Tensor, "#B #H N M"], seen: Bool[Tensor, "#B 1 #N M"] | None) -> Tensor:
     """Scores with a finite floor, whose exponential is 0, where nothing may be seen: rows without a key stay finite."""
     return scores if seen is None else scores.masked_fill(~seen, 0.5 * torch.finfo(scores.dtype).min)
+
+
+def weighted(
+    q: Float[Tensor, "B H N K"],
+    k: Float[Tensor, "B H M K"],
+    v: Float[Tensor, "B H M D"],
+    bias: Float[Tensor, "#B #H N M"] | None,
+    seen: Bool[Tensor, "#B 1 #N M"] | None,
+) -> Float[Tensor, "B H N D"]:
+    """softmax(Q K^T / sqrt(K) + bias) V over the keys that are seen.
+
+    Fused, unless a bias learns: no fused kernel on CPU has a gradient for it, and plain products are then faster than
+    what torch falls back to.
+    """
+    if bias is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    bias = hidden(bias.to(q.dtype), seen)
+    if not (torch.is_grad_enabled() and bias.requires_grad):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return ((q * q.shape[-1] ** -0.5) @ k.mT + bias).softmax(-1).to(v.dtype) @ v
 
 
 class Attention(Mixer):
@@ -91,8 +111,7 @@ class Attention(Mixer):
         """What each query reads from the values."""
         bias = self.position.bias(layout, q)
         if bias is not None:
-            mask: Tensor | None = hidden(bias.to(q.dtype), self.seen(layout, q.device))
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            return weighted(q, k, v, bias, self.seen(layout, q.device))
         plain = self.causal == {0} and layout.rank == 1 and layout.mask is None  # a plain sequence needs no N x N
         mask = None if plain else self.seen(layout, q.device)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=plain)

@@ -71,7 +71,7 @@ def reduction(how: str, dim: int, factor: int, kernel: int | None, norm: str, ra
 
 
 class Reduced(Mixer):
-    """softmax(Q K^T / sqrt(K)) V with Q = W_q X, and K, V = W_kv Z of a lattice Z = reduce(X) factor^rank times smaller.
+    """softmax(Q K^T / sqrt(K)) V with Q = W_q X and K, V = W_kv Z, Z = reduce(X) of factor^rank times fewer tokens.
 
     The spatial reduction of "Pyramid Vision Transformer" (Wang et al. 2021); by means that of "Next-ViT" (Li et al.
     2022), by depthwise filters that of "CMT: Convolutional Neural Networks Meet Vision Transformers" (Guo et al. 2022),

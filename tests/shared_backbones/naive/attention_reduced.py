@@ -10,19 +10,9 @@ from torch import Tensor
 
 from shared_backbones.layout import Layout
 
+from .convolution import normed
 from .dual import block_means, blocks_of
 from .tools import affine, clean, places, real, softmax_attention
-
-
-def norm_one(norm: Any, row: Tensor) -> Tensor:
-    """A norm of one token, evaluated: over its channels, or with the running statistics of a batch norm."""
-    if isinstance(norm, torch.nn.Identity):
-        return row
-    if isinstance(norm, torch.nn.LayerNorm):
-        mean, variance = row.mean(), row.var(unbiased=False)
-    else:
-        mean, variance = norm.mean, norm.variance
-    return (row - mean) / torch.sqrt(variance + norm.eps) * norm.weight + norm.bias
 
 
 def thinned(module: Any, x: Tensor, layout: Layout) -> Tensor:
@@ -39,7 +29,7 @@ def thinned(module: Any, x: Tensor, layout: Layout) -> Tensor:
                 total = total + (x[:, i] * w[:, 0] if module.conv.groups > 1 else x[:, i] @ w.T)
         if module.conv.bias is not None:
             total = total + module.conv.bias
-        rows.append(torch.stack([norm_one(module.norm, row) for row in total]))
+        rows.append(normed(module.norm, total))
     return torch.stack(rows, 1)
 
 
@@ -65,7 +55,7 @@ def reduced(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     else:
         blocks = blocks_of(layout, step)
         means = [block_means(x[b], mask, blocks)[0] for b, mask in enumerate(real(x, layout))]
-        z = torch.stack([torch.stack([norm_one(mixer.reduce.norm, row) for row in item]) for item in means])
+        z = normed(mixer.reduce.norm, torch.stack(means))
     k, v = affine(mixer.kv, z).split(mixer.widths, -1)
     return affine(mixer.out, read(affine(mixer.q, x), k, v, mixer.heads, some))
 
