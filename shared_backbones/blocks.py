@@ -75,3 +75,10 @@ def pooled(x: Float[Tensor, "B N C"], layout: Layout, sizes: Sequence[int]) -> t
         positions=None if layout.positions is None else mean(layout.positions),
         source=layout.source,
     )
+
+
+def spread(lattice: Float[Tensor, "B *blocks C"], axes: Sequence[int], factor: int) -> Float[Tensor, "B *axes C"]:
+    """Every place of a lattice of ``axes`` with the value of its block of factor^rank places."""
+    for axis, n in enumerate(axes):
+        lattice = lattice.index_select(1 + axis, torch.arange(n, device=lattice.device) // factor)
+    return lattice

@@ -14,12 +14,15 @@ from .convolution import Convolution, MaxPooling, Pointwise, Separable
 from .delta import Delta
 from .directions import Directions
 from .dual import ChannelAttention, HiLo
+from .dynamic import DynamicLocal, LargeSmall
 from .fixed import RandomMixing
 from .gating import Depthwise, Pooling
 from .grouping import Grid, Window
 from .identity import Identity
+from .inception import Inception
 from .kernels import Correlation, Hashed, Injective, RankAugmented, Relative, ReluLinear
 from .large_kernel import Additive, LargeKernel, Polarised
+from .lattice import Neighborhood
 from .linear import Linear
 from .long_convolution import Hyena
 from .memory import Leaky, TestTime
@@ -28,6 +31,7 @@ from .mobile import Ghost, MBConv
 from .neighborhood import Convolution as GraphConvolution
 from .neighborhood import Hops, InitialResidual, Message, Propagate
 from .neighborhood import Sum as GraphSum
+from .places import SpatialGating, TokenMLP
 from .recursive import RecursiveGated
 from .reduced import ConvProjected, Reduced
 from .retention import MatrixLstm, Retention
@@ -45,6 +49,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "linear": Linear,
     "window": Window,
     "grid": Grid,
+    "neighborhood": Neighborhood,
     "message": Message,
     "graph_sum": GraphSum,
     "graph_convolution": GraphConvolution,
@@ -102,6 +107,11 @@ MIXERS: dict[str, type[Mixer]] = {
     "cosine": Cosine,
     "wavelet": Wavelet,
     "hyena": Hyena,
+    "token_mlp": TokenMLP,
+    "spatial_gating": SpatialGating,
+    "large_small": LargeSmall,
+    "dynamic_local": DynamicLocal,
+    "inception": Inception,
     "reduced": Reduced,
     "conv_projected": ConvProjected,
     "gated_heads": GatedHeads,

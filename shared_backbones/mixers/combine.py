@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..blocks import pooled
+from ..blocks import pooled, spread
 from ..errors import BadRequest
 from ..layout import Layout
 from .base import ALL_RANKS, Mixer, at_least
@@ -241,10 +241,7 @@ class Coarse(Combined):
         self.check(layout)
         sizes = (self.factor,) * layout.rank
         coarse, blocks = pooled(x, layout, sizes)
-        y = blocks.fold(self.inner(coarse, blocks))
-        for axis, n in enumerate(layout.axes):
-            y = y.index_select(1 + axis, torch.arange(n, device=y.device) // self.factor)
-        return layout.unfold(y)
+        return layout.unfold(spread(blocks.fold(self.inner(coarse, blocks)), layout.axes, self.factor))
 
 
 def several(owner: Mixer, inner: Sentences) -> list[Sentence]:

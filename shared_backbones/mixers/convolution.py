@@ -123,6 +123,16 @@ class Separable(Mixer):
         return self.down(self.conv(self.act(self.up(layout.clean(x))), layout))
 
 
+def maximum(x: Float[Tensor, "B N C"], layout: Layout, window: int, causal: frozenset[int]) -> Float[Tensor, "B N C"]:
+    """Largest value over the real tokens within window^rank around each, channel by channel; 0 at masked tokens."""
+    floor = torch.finfo(x.dtype).min
+    lattice = x if layout.mask is None else x.masked_fill(~layout.mask[..., None], floor)
+    lattice = reach(layout.fold(lattice).movedim(-1, 1), window, causal, floor)
+    for axis in range(2, lattice.ndim):  # the maximum over a cube is the maximum along each axis in turn
+        lattice = lattice.unfold(axis, window, 1).amax(-1)
+    return layout.clean(layout.unfold(lattice.movedim(1, -1)))
+
+
 class MaxPooling(Mixer):
     """y_i = max of x over the real tokens within window^rank around i, channel by channel."""
 
@@ -135,12 +145,7 @@ class MaxPooling(Mixer):
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)
-        floor = torch.finfo(x.dtype).min
-        lattice = x if layout.mask is None else x.masked_fill(~layout.mask[..., None], floor)
-        lattice = reach(layout.fold(lattice).movedim(-1, 1), self.window, self.causal, floor)
-        for axis in range(2, lattice.ndim):  # the maximum over a cube is the maximum along each axis in turn
-            lattice = lattice.unfold(axis, self.window, 1).amax(-1)
-        return layout.clean(layout.unfold(lattice.movedim(1, -1)))
+        return maximum(x, layout, self.window, self.causal)
 
 
 class Pointwise(Mixer):

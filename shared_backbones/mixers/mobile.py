@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..activations import activation
-from ..blocks import pooled
+from ..blocks import pooled, spread
 from ..errors import BadRequest
 from ..layout import Layout
 from .base import Mixer, at_least
@@ -122,10 +122,3 @@ class Ghost(Mixer):
         self.check(layout)
         x = layout.clean(x)
         return self.reduce(self.gate(x, layout) * self.expand(x, layout), layout)
-
-
-def spread(lattice: Float[Tensor, "B *blocks C"], axes: tuple[int, ...], factor: int) -> Float[Tensor, "B *axes C"]:
-    """Every place of a lattice of ``axes`` with the value of its block of factor^rank places."""
-    for axis, n in enumerate(axes):
-        lattice = lattice.index_select(1 + axis, torch.arange(n, device=lattice.device) // factor)
-    return lattice
