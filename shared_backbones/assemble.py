@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.export import Dim
 
 from .backbone import Backbone, Tokens, UNet, build_backbone
 from .errors import BadRequest
 from .export import unchecked_shapes
-from .flops import flops_of
+from .flops import flop_counter
 from .heads import ClassHead
 from .layout import Layout
 from .options import as_declared, check_options
@@ -35,6 +37,7 @@ STEMS: dict[str, type[nn.Module]] = {
     "tokens": ChannelTokens,
 }
 LATTICE_STEMS = frozenset({"image", "compact", "channel_patches"})  # channel-first input, any rank
+SMALL = {1: (70,), 2: (48, 40), 3: (20, 16, 18)}  # extents to try a preset at
 FEATURES = 8  # of the plain vectors and patches, where nothing says otherwise
 
 
@@ -151,29 +154,94 @@ def cost_of(preset: Preset) -> str:
     return f"O({' + '.join(terms)})"
 
 
-def count(
-    preset: Preset, axes: tuple[int, ...] | None = None, channels: int = 3, classes: int = 0
-) -> dict[str, float | list[int]]:
-    """Parameters, and multiply-adds of one input of extents ``axes``: counted without numbers, on the meta device
-    where every operator of the sentence allows it, and otherwise on this machine.
+@dataclass(frozen=True)
+class Part:
+    """One part of a network at one input: its name, the lattice and width that it leaves, what it costs."""
+
+    name: str
+    axes: tuple[int, ...]
+    dim: int
+    parameters: int
+    macs: int
+
+
+def profile(preset: Preset, axes: tuple[int, ...] | None = None, channels: int = 3, classes: int = 0) -> list[Part]:
+    """Stem, stages (each with the merge at its entry), decoder, last norm and head at one input of extents ``axes``.
+
+    Counted without numbers, on the meta device, where every operator of the sentence allows it, and otherwise on this
+    machine.
     """
     rank = preset.ranks[0] if axes is None else len(axes)
     for device in ("meta", "cpu"):
         try:
             with torch.device(device), torch.no_grad():
                 model = build_model(preset, rank, channels, classes).eval()
-                inputs = example(preset, model, axes)
-                operations = flops_of(lambda: model(**inputs))  # noqa: B023 - called at once
+                return _profiled(model, example(preset, model, axes))
         except (NotImplementedError, RuntimeError):
             if device == "cpu":
                 raise
-            continue
-        return {
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "macs": operations // 2,
-            "input": list(inputs["x"].shape[1:]),
-        }
     raise AssertionError
+
+
+def _profiled(model: Model, inputs: Mapping[str, Tensor]) -> list[Part]:
+    encoder = model.backbone.encoder if isinstance(model.backbone, UNet) else model.backbone
+    named: dict[str, list[nn.Module]] = {"stem": [model.stem]}
+    named |= {f"stage {i + 1}": [m, s] for i, (m, s) in enumerate(zip(encoder.merges, encoder.stages, strict=True))}
+    if isinstance(model.backbone, UNet):
+        ups = zip(model.backbone.expands, model.backbone.joins, model.backbone.stages, strict=True)
+        named |= {f"up {i + 1}": list(parts) for i, parts in enumerate(ups)}
+    named["norm"] = [encoder.norm, *([model.backbone.norm] if isinstance(model.backbone, UNet) else [])]
+    if model.head is not None:
+        named["head"] = [model.head]
+    spent, left = dict.fromkeys(named, 0), dict.fromkeys(named, ((), 0))
+    with flop_counter() as counter:
+        for name, parts in named.items():
+            for part in parts:
+                part.register_forward_pre_hook(lambda *_, n=name: _add(spent, n, -counter.get_total_flops()))
+                part.register_forward_hook(lambda *_, n=name: _add(spent, n, counter.get_total_flops()))
+                part.register_forward_hook(lambda m, given, out, n=name: left.update({n: _left(given, out)}))
+        model(**inputs)
+    return [
+        Part(name, *left[name], sum(p.numel() for part in parts for p in part.parameters()), spent[name] // 2)
+        for name, parts in named.items()
+    ]
+
+
+def _add(totals: dict[str, int], name: str, value: int) -> None:
+    totals[name] += value
+
+
+def _left(given: tuple[Any, ...], out: Any) -> tuple[tuple[int, ...], int]:
+    """Lattice and width after a part: from the layout that it returns or was given; a head leaves none."""
+    if isinstance(out, tuple):
+        return out[1].axes, out[0].shape[-1]
+    layout = next((a for a in reversed(given) if isinstance(a, Layout)), None)
+    return (layout.axes if layout is not None and out.ndim == 3 else ()), out.shape[-1]
+
+
+def count(preset: Preset, axes: tuple[int, ...] | None = None, channels: int = 3, classes: int = 0) -> dict[str, int]:
+    """Parameters, and multiply-adds of one input of raw extents ``axes``."""
+    parts = profile(preset, axes, channels, classes)
+    return {"parameters": sum(p.parameters for p in parts), "macs": sum(p.macs for p in parts)}
+
+
+def trial(preset: Preset, rank: int) -> None:
+    """Builds the network on lattices of ``rank``, takes one step back through it, and carries it through safetensors.
+
+    Raises AssertionError where a result or gradient is missing or not finite, or the copy differs.
+    """
+    model = build_model(preset, rank, channels=2, classes=3)
+    inputs = example(preset, model, SMALL[rank], batch=2)
+    model(**inputs).square().mean().backward()
+    # read where steps are missing, and here none are
+    grads = {n: p.grad for n, p in model.named_parameters() if p.requires_grad and n != "stem.missing.weight"}
+    bare = [n for n, grad in grads.items() if grad is None or not bool(grad.isfinite().all())]
+    assert not bare, f"{preset.name} on rank {rank}: no finite gradient at {bare[:5]}"
+    scores = model.eval()(**inputs)
+    assert bool(scores.isfinite().all()), f"{preset.name} on rank {rank}: scores are not finite"
+    again = build_model(preset, rank, channels=2, classes=3).eval()
+    again.load_state_dict(load(save({name: value.clone() for name, value in model.state_dict().items()})))
+    assert torch.equal(again(**inputs), scores), f"{preset.name} on rank {rank}: another model came back from its file"
 
 
 def exported_difference(preset: Preset, classes: int = 3) -> float:

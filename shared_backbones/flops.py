@@ -96,14 +96,18 @@ FORMULAS: dict[Any, Callable[..., int]] = {
 }
 
 
+def flop_counter() -> FlopCounterMode:
+    """torch's counter with the formulas of this module; ``get_total_flops()`` may be read while it runs."""
+    return FlopCounterMode(display=False, custom_mapping=dict(FORMULAS))
+
+
 def flops_of(run: Callable[[], Any]) -> int:
     """Floating-point operations that ``run()`` makes, forward and backward alike.
 
     torch's counter plus formulas for what it counts as nothing: attention on CPU, FFT, triangular solves, scans,
     pooling, sorting and gathered sums. Elementwise arithmetic counts nothing, as everywhere.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=dict(FORMULAS))
-    with counter:
+    with flop_counter() as counter:
         run()
     return counter.get_total_flops()
 

@@ -181,18 +181,38 @@ def test_data_is_checked_without_training(capfd: pytest.CaptureFixture[str], her
     assert "can use it" in call(capfd, "data", "check", "simulated", "--task", task)[1]
 
 
-def test_backbones_are_listed_and_shown(capfd: pytest.CaptureFixture[str]) -> None:
+def test_backbones_are_listed(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ["itransformer", "swin_t", "scene_pool"]  # each preset is counted elsewhere
+    monkeypatch.setattr("shared_backbones.presets.preset_names", lambda: few)
     _, values = answer(capfd, "backbones", "list")
     assert "attention" in values["mixers"]
     for row in values["presets"]:
         assert row["paper"]
         assert row["parameters"] > 0
         assert row["macs"] > 0
+    assert "swin_t" in call(capfd, "backbones", "list")[1]
+    _, claims = answer(capfd, "backbones", "published")
+    assert [row["name"] for row in claims["rows"]] == ["swin_t"]
+    assert claims["worst"] < 0.03
+    assert "28.3 M" in call(capfd, "backbones", "published")[1]
+
+
+def test_a_backbone_is_drawn(capfd: pytest.CaptureFixture[str]) -> None:
     _, shown = answer(capfd, "backbones", "show", "itransformer")
     assert "attention" in shown["mixer_facts"]
     assert answer(capfd, "backbones", "show", "attention")[1]["cost"]
-    for argv in (["list"], ["show", "itransformer"], ["show", "linear"]):
-        assert call(capfd, "backbones", *argv)[0] == 0
+    _, small = answer(capfd, "backbones", "show", "swin_t", "--input", "112x64", "--channels", "5", "--classes", "0")
+    assert [p["axes"] for p in small["parts"] if p["part"].startswith("stage")] == [[28, 16], [14, 8], [7, 4], [4, 2]]
+    text = call(capfd, "backbones", "show", "swin_t")[1]
+    assert "56 x 56 x 96" in text
+    assert "3 x [window (heads 12, window 7) + mlp" in text
+    assert "extents such as 512x512" in refused(capfd, "backbones", "show", "swin_t", "--input", "big")
+    assert call(capfd, "backbones", "show", "linear")[0] == 0
+
+
+def test_backbones_are_checked(capfd: pytest.CaptureFixture[str]) -> None:
+    _, values = answer(capfd, "backbones", "check", "scene_pool")
+    assert values["rows"][0]["exported_difference"] < 1e-4
 
 
 @pytest.fixture
