@@ -40,6 +40,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "hardswish": nn.Hardswish,
     "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
     "squared_relu": SquaredRelu,
     "star_relu": StarRelu,
 }

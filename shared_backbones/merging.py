@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .blocks import to_blocks, whole_blocks
-from .errors import unknown
+from .blocks import pooled, to_blocks, whole_blocks
+from .errors import BadRequest, unknown
 from .layout import Layout
 from .mixers.base import at_least
-from .mixers.convolution import activation
+from .mixers.convolution import NormedLinear, activation, norm_of
 from .mixers.gating import CONV
+from .mixers.mobile import SqueezeExcite
+from .mixers.reduced import Thinned
 from .norms import NORMS, normalise
 from .options import as_declared, check_options, options_of
 
@@ -107,6 +109,88 @@ class ConvMerge(nn.Module):
         return pads
 
 
+class CrossScaleMerge(nn.Module):
+    """norm of [conv_1(x), ... conv_k(x)]: convolutions of one stride and several kernels share the channels.
+
+    The cross-scale embedding of "CrossFormer: A Versatile Vision Transformer Hinging on Cross-scale Attention" (Wang et
+    al. 2022). The first kernel gets half of the channels, each further one half of the rest, the last all that is left.
+
+    kernels: widths along every axis. norm, before: as of :class:`ConvMerge`.
+    """
+
+    def __init__(
+        self,
+        dim_in: int,
+        dim_out: int,
+        stride: int,
+        rank: int,
+        kernels: tuple[int, ...] = (2, 4),
+        norm: str = "layer",
+        before: bool = False,
+    ) -> None:
+        super().__init__()
+        if not kernels or dim_out < 2 ** (len(kernels) - 1):
+            raise BadRequest(
+                f"kernels must be 1 to {dim_out.bit_length()} widths for {dim_out} channels, got {kernels}"
+            )
+        widths = [dim_out >> (i + 1) for i in range(len(kernels) - 1)]
+        self.before, self.norm = before, norm_of(norm, dim_in if before else dim_out)
+        self.convs = nn.ModuleList(
+            ConvMerge(dim_in, width, stride, rank, kernel, "none")
+            for kernel, width in zip(kernels, [*widths, dim_out - sum(widths)], strict=True)
+        )
+
+    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> tuple[Float[Tensor, "B M K"], Layout]:
+        if self.before:
+            x = normalise(self.norm, x, layout)
+        parts = [conv(x, layout) for conv in self.convs]
+        y, merged = torch.cat([part for part, _ in parts], -1), parts[0][1]
+        return (y if self.before else normalise(self.norm, y, merged)), merged
+
+
+class MBConvMerge(nn.Module):
+    """y = W3 SE(act(norm(DWConv_s(act(norm(W1 norm(x))))))) + W4 mean(x): a strided inverted residual.
+
+    The entry of a stage of "MaxViT" (Tu et al. 2022) and "MOAT" (Yang et al. 2023); without the shortcut that of
+    "EfficientViT" (Liu et al. 2023). The mean is over the real parts of each block.
+
+    ratio: hidden over the channels before. squeeze: width of the channel gate SE over the channels after, 0 for none.
+    before: whether a norm comes first. shortcut: whether the mean is added.
+    """
+
+    def __init__(
+        self,
+        dim_in: int,
+        dim_out: int,
+        stride: int,
+        rank: int,
+        kernel: int = 3,
+        ratio: float = 4.0,
+        act: str = "gelu",
+        norm: str = "batch",
+        squeeze: float = 0.0,
+        before: bool = True,
+        shortcut: bool = True,
+    ) -> None:
+        super().__init__()
+        hidden = max(1, round(ratio * dim_in))
+        self.enter = norm_of(norm if before else "none", dim_in)
+        self.up, self.act = NormedLinear(dim_in, hidden, norm), activation(act)
+        self.conv, self.act2 = Thinned(hidden, stride, kernel, norm, rank, groups=hidden), activation(act)
+        self.squeeze = SqueezeExcite(hidden, max(1, round(squeeze * dim_out))) if squeeze else None
+        self.down = nn.Linear(hidden, dim_out)
+        self.skip = nn.Linear(dim_in, dim_out) if shortcut else None
+        self.sizes = (stride,) * rank
+
+    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> tuple[Float[Tensor, "B M K"], Layout]:
+        x = layout.clean(x)
+        hidden = self.act(self.up(layout.clean(normalise(self.enter, x, layout)), layout))
+        y, merged = self.conv(hidden, layout)
+        y = self.act2(y)
+        y = self.down(y if self.squeeze is None else self.squeeze(y, merged))
+        return (y if self.skip is None else y + self.skip(pooled(x, layout, self.sizes)[0])), merged
+
+
 class Expand(nn.Module):
     """One token becomes stride^rank of another width: a linear map laid out in space, the inverse of merging.
 
@@ -127,7 +211,12 @@ class Expand(nn.Module):
         return y.flatten(1, self.rank)
 
 
-MERGES: dict[str, type[nn.Module]] = {"patch": PatchMerge, "conv": ConvMerge}
+MERGES: dict[str, type[nn.Module]] = {
+    "patch": PatchMerge,
+    "conv": ConvMerge,
+    "cross_scale": CrossScaleMerge,
+    "mbconv": MBConvMerge,
+}
 
 
 def build_merge(name: str, dim_in: int, dim_out: int, stride: int, rank: int, **options: Any) -> nn.Module:
@@ -143,4 +232,4 @@ def build_merge(name: str, dim_in: int, dim_out: int, stride: int, rank: int, **
     return cls(dim_in, dim_out, at_least("stride", stride, 1), rank, **as_declared(cls, options))
 
 
-__all__ = ["MERGES", "ConvMerge", "Expand", "PatchMerge", "build_merge", "coarser"]
+__all__ = ["MERGES", "ConvMerge", "CrossScaleMerge", "Expand", "MBConvMerge", "PatchMerge", "build_merge", "coarser"]

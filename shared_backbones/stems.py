@@ -88,7 +88,8 @@ class ImageStem(nn.Module):
     beyond the edge, and every ``stride`` places have a token.
 
     layers: of each convolution its ``stride``, ``kernel`` (default: the stride), ``dim`` (the last one's is the
-    model's), ``norm`` (default none), ``act``, ``bias``, ``before``. learned: adds learned positions, a table of so
+    model's), ``norm`` (default none), ``act``, ``bias``, ``before``; or ``merge``, another merge of ``MERGES`` with its
+    own options. learned: adds learned positions, a table of so
     many places per axis that is interpolated to other sizes; 0 adds none.
     """
 
@@ -106,7 +107,7 @@ class ImageStem(nn.Module):
         widths = [channels, *(row.pop("dim", dim) for row in rows[:-1]), dim]
         rows[-1].pop("dim", None)
         self.convs = nn.ModuleList(
-            build_merge("conv", a, b, rank=rank, **{"stride": 1, **row})
+            build_merge(row.pop("merge", "conv"), a, b, rank=rank, **{"stride": 1, **row})
             for (a, b), row in zip(itertools.pairwise(widths), rows, strict=True)
         )
         self.positions = LearnedPositions(dim, learned, rank) if learned else None

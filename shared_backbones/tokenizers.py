@@ -19,6 +19,7 @@ from .errors import BadRequest
 from .layout import Layout
 from .mixers.base import at_least
 from .mixers.gating import CONV
+from .positions import LearnedPositions
 
 POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
@@ -26,10 +27,19 @@ POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 class ConvTokenizer(nn.Module):
     """Layers of convolution, relu and max-pooling by 2: "Escaping the Big Data Paradigm with Compact
     Transformers" (Hassani et al. 2021). Neighbouring tokens overlap, and the size of the input is free.
+
+    learned: places per axis of a table of learned positions, which is interpolated to other sizes; 0 adds none.
     """
 
     def __init__(
-        self, channels: int, dim: int, layers: int = 1, kernel: int = 3, hidden: int = 64, rank: int = 2
+        self,
+        channels: int,
+        dim: int,
+        layers: int = 1,
+        kernel: int = 3,
+        hidden: int = 64,
+        learned: int = 0,
+        rank: int = 2,
     ) -> None:
         super().__init__()
         widths = [channels, *[hidden] * (at_least("layers", layers, 1) - 1), dim]
@@ -37,12 +47,14 @@ class ConvTokenizer(nn.Module):
         self.convs = nn.ModuleList(
             CONV[rank](a, b, kernel, padding=kernel // 2, bias=False) for a, b in itertools.pairwise(widths)
         )
+        self.positions = LearnedPositions(dim, learned, rank) if learned else None
 
     def forward(self, x: Float[Tensor, "B F *axes"]) -> tuple[Float[Tensor, "B N C"], Layout]:
         """Channel-first lattice -> tokens on a lattice of half the size per layer, rounded up."""
         for conv in self.convs:
             x = POOL[self.tokens.rank](F.relu(conv(x)), 3, stride=2, padding=1)
-        return x.flatten(2).mT, Layout(tuple(x.shape[2:]))
+        tokens, layout = x.flatten(2).mT, Layout(tuple(x.shape[2:]))
+        return (tokens if self.positions is None else self.positions(tokens, layout)), layout
 
 
 class SequencePool(nn.Module):
