@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..activations import activation
-from ..activations import activation
 from ..layout import Layout
 from .base import Channel, hidden_of
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..activations import activation
 from ..layout import Layout
 from ..mixers.convolution import DepthwiseConv
 from .base import Channel, hidden_of
 
 
 class ConvFFN(Channel):
-    """y = W2 gelu(DWConv(W1 x)): "PVT v2: Improved Baselines with Pyramid Vision Transformer" (Wang et al. 2022).
+    """y = W2 act(DWConv(W1 x)): "PVT v2: Improved Baselines with Pyramid Vision Transformer" (Wang et al. 2022).
 
     kernel: width of the depthwise convolution along every axis.
     """
@@ -27,16 +27,22 @@ class ConvFFN(Channel):
     cost: ClassVar[str] = "O(N d^2 + N k^r d)"
 
     def __init__(
-        self, dim: int, ratio: float = 4.0, kernel: int = 3, causal_axes: tuple[int, ...] = (), rank: int = 1
+        self,
+        dim: int,
+        ratio: float = 4.0,
+        kernel: int = 3,
+        act: str = "gelu",
+        causal_axes: tuple[int, ...] = (),
+        rank: int = 1,
     ) -> None:
         super().__init__()
         self.rank, hidden = rank, hidden_of(dim, ratio)
-        self.up, self.down = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.up, self.down, self.act = nn.Linear(dim, hidden), nn.Linear(hidden, dim), activation(act)
         self.conv = DepthwiseConv(hidden, kernel, rank, frozenset(causal_axes))
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)
-        return self.down(F.gelu(self.conv(self.up(layout.clean(x)), layout)))
+        return self.down(self.act(self.conv(self.up(layout.clean(x)), layout)))
 
 
 class EfficientChannelAttention(Channel):
