@@ -51,10 +51,24 @@ def _patterns() -> type[Any]:
     return Patterns
 
 
+def _graph_node() -> type[Any]:
+    from .graph.node import Node
+
+    return Node
+
+
+def _graph_graph() -> type[Any]:
+    from .graph.graphs import Graphs
+
+    return Graphs
+
+
 TASKS: dict[str, Callable[[], type[Any]]] = {
     "graph/signals": _graph_signals,
     "timeseries/forecast": _forecast,
     "hyperspectral/classify": _classify_scene,
+    "graph/node": _graph_node,
+    "graph/graph": _graph_graph,
     "synthetic/recall": _recall,
     "synthetic/listops": _listops,
     "synthetic/patterns": _patterns,

@@ -30,6 +30,12 @@ class PublicData:
     source: str  # whom to cite
     protocol: str  # the standard split and metrics, in words
     task: str = ""  # the task that reads it
+    folder: str = ""  # where its files are below the domain's folder; empty: its name
+
+    @property
+    def place(self) -> Path:
+        """The folder of its files."""
+        return data_home() / self.domain / (self.folder or self.name)
 
 
 def data_home() -> Path:
@@ -50,9 +56,9 @@ def sha256_of(path: Path) -> str:
 def locate(data: PublicData) -> dict[str, Path]:
     """File name -> path of a data set that is already on this machine, every checksum verified.
 
-    Looks in ``<home>/<domain>/<name>/``. Raises BadInput where a file is missing or differs: nothing is fetched here.
+    Looks in ``<home>/<domain>/<folder>/``. Raises BadInput where a file is missing or differs: nothing is fetched here.
     """
-    folder = data_home() / data.domain / data.name
+    folder = data.place
     found = {}
     for name, file in data.files.items():
         path = folder / name
@@ -72,7 +78,7 @@ def fetch(data: PublicData) -> dict[str, Path]:
     """The same, fetching what is missing from its source (network) and checking it."""
     import pooch
 
-    folder = data_home() / data.domain / data.name
+    folder = data.place
     for name, file in data.files.items():
         if not (folder / name).is_file():
             pooch.retrieve(file.url, known_hash=f"sha256:{file.sha256}", fname=name, path=folder)

@@ -1,0 +1,51 @@
+"""sha256 of the files of the two TU sets, by name."""
+
+from __future__ import annotations
+
+MUTAG = {
+    "MUTAG.txt": "5897dae243f6c773aab54ec99e86551c3b1e8601acef254714073042c632d30e",
+    "10fold_idx/train_idx-1.txt": "da633d26f446935bda6f5a39f9514bccd61dcec6b075db144b57a8c69af2fd37",
+    "10fold_idx/train_idx-2.txt": "0861615be75fa68daa74bfe69e57d495cc9859e80de2756636f86211c08a3aff",
+    "10fold_idx/train_idx-3.txt": "cb3b2b32f16fcfc99e79cbdae4e6360a0d460defc2f780893fbf7396c874f2bd",
+    "10fold_idx/train_idx-4.txt": "ad01c53fbf91eca446ac3e5d7e8ad29691740c145bed9012214de164b7a02724",
+    "10fold_idx/train_idx-5.txt": "ab40dbb568a93e39bebf8fa89277819b6f38a661803eb8a11532e456e92de171",
+    "10fold_idx/train_idx-6.txt": "d1ac82ffa71e308f7f51d6d3c85b55416bab8d6f7b17924789df47b4cc49b50b",
+    "10fold_idx/train_idx-7.txt": "3953aaa0e6014c89da6b9129814dd51878ea56cac4ae289bde237b3b6995ef97",
+    "10fold_idx/train_idx-8.txt": "b618772fdadd92036433124b1be6557bceaa5e489ab5f6638861c741f601ba7b",
+    "10fold_idx/train_idx-9.txt": "fc6ed9cdf7e589ed9a1e397c5d28b56d396c2f7e38bbe7c713202becd883c5e8",
+    "10fold_idx/train_idx-10.txt": "faf1898c1e11d8fa82737f63d3b52f801ec1a1c1001d450cc29ec1fa74719fe6",
+    "10fold_idx/test_idx-1.txt": "52a082efad97dbff2220023632ef36009025489cad04ee40d027758cdc2525c4",
+    "10fold_idx/test_idx-2.txt": "356bc8b8d00c2da11596ac0589981fcefec6cc2a888c015d9e35f17001e16b20",
+    "10fold_idx/test_idx-3.txt": "f485c4e7341e78d08a8450e61861c53406ef7beb86ae2dac16062cf8214eb448",
+    "10fold_idx/test_idx-4.txt": "7b8db256fafc179a2bd3c4a7114f0ae3905dd13fb318f34f3281a5a5066161c0",
+    "10fold_idx/test_idx-5.txt": "992858c1122d9f9e99c4fe975742632bbcc4dc9cc651c6513c4accf526fbb4b7",
+    "10fold_idx/test_idx-6.txt": "eaf2e57b545766e558dd393ee428ac1561bcc07a42908eb8644835ccb4bc3062",
+    "10fold_idx/test_idx-7.txt": "eda25cebd772a6935d4b780a4f58d8aa947df43c14463a6ed0aeb2e555462f5c",
+    "10fold_idx/test_idx-8.txt": "9da7a48b329f17c16bc15939bafb14bababde6d948aff83583e32cdb1dc2c4d6",
+    "10fold_idx/test_idx-9.txt": "274119935ba895fa3d8829a463243800c1982704f9f179bb4ef290af1019c092",
+    "10fold_idx/test_idx-10.txt": "adaf574e4804a4c6849a8213121b1a18bd45101a1ca2e83e90b2c0917abee5df",
+}
+
+PROTEINS = {
+    "PROTEINS.txt": "ed0730f9bf9da68aa6a8c80f2f2b6ecea5d05791ca254c709f3efab3b45d937b",
+    "10fold_idx/train_idx-1.txt": "c5c6f1acc9c51c6c5feb972b4612056ef6cdad2527d3819e35c423bf51e43fdf",
+    "10fold_idx/train_idx-2.txt": "8c280383e1fe74da5ccbc987fec9fc561b4e13b86c4a4c06215447539b024986",
+    "10fold_idx/train_idx-3.txt": "cf04b76b37f51076e105fd57d56a421cabcad3b4e6984fa775b859964e046ead",
+    "10fold_idx/train_idx-4.txt": "aee2276c086a8cd90ed2ba58b12c371d7e7bfd6833a0f2d6dcfe16722d8b01d4",
+    "10fold_idx/train_idx-5.txt": "42f76451ed8a73181d83eef1a7b94f0b40a1130144f6568330a29fa5b061bb4b",
+    "10fold_idx/train_idx-6.txt": "910178e3128a821ee4ffe9ae159e4ad3ba8b467c23f066e57cd5186e667dd724",
+    "10fold_idx/train_idx-7.txt": "d0bdc850d13dd7056544d230866d716c9e6a68b02ac20fa67508b25f5e63383e",
+    "10fold_idx/train_idx-8.txt": "e35f43f477d509ffd7c7b392e9db2ba4d899c3f5a9de358cf95cea69690cc285",
+    "10fold_idx/train_idx-9.txt": "791d579eed34a2fec0a307e2cb6a97d9611cd89bf47ee23114ff1c2e819ea8ee",
+    "10fold_idx/train_idx-10.txt": "3852bb5a7043a131ab01a83f9776ff598a75bee60f392f2696b579214bad1c35",
+    "10fold_idx/test_idx-1.txt": "41c02c84ef8cba8a781b32f51c6622c2a5ea6c6911a3c3232a4707b8c1bf0ec9",
+    "10fold_idx/test_idx-2.txt": "d2886161063807351509512948351a5ecaa549fb7074ce89c42b72ad7d5db035",
+    "10fold_idx/test_idx-3.txt": "3c85ff214e3d208396e706281304e5eee5ddb7f95ac3a10e37785c68a564c979",
+    "10fold_idx/test_idx-4.txt": "f0e6908b9b56aa830da2588c5617a427e66c60e6477fef56c17b41b52f9f4e8c",
+    "10fold_idx/test_idx-5.txt": "80661f7ae120fddfaed17bdd9a73195f3fadbd6849b8534662aeb2b7b86efe32",
+    "10fold_idx/test_idx-6.txt": "3a2be0743b8148b37dcfe627f364e97da595b4efc50424ec295ee572be3d85cd",
+    "10fold_idx/test_idx-7.txt": "b1006f84c83fa23249d3d7dfe97ca82d341fb8051c322934665164364403312f",
+    "10fold_idx/test_idx-8.txt": "098735673ba5d542e6b96e026015455f27b9e2deeed765b1b4a977fd8f95bcef",
+    "10fold_idx/test_idx-9.txt": "376c4d7ca5df6d72d5bfe7afe37b7004dd94ff828842ebedfd1080012e36cce7",
+    "10fold_idx/test_idx-10.txt": "b274252b1e25f07be0b20171b15e7c813c06cb8060bd1a0b1898d86fb748a8c2",
+}

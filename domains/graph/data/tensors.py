@@ -1,0 +1,77 @@
+"""A graph saved as plain tensors: ``torch.save(data.to_dict(), path)`` of a PyG ``Data``, or safetensors."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from shared_backbones.errors import BadInput
+
+from .assemble import Rules, assemble
+from .graph import Given, Graph
+from .npz import classes_of
+
+_MASKS = ("train", "val", "test")
+
+
+def read_tensors(path: Path, rules: Rules) -> Graph:
+    """A graph from tensors named as PyG names them: x, edge_index, edge_attr, edge_weight, y, train_mask ...
+
+    Nothing is unpickled but tensors and plain containers. Raises BadInput for anything else.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            found: Any = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise BadInput(f"{path}: not a safetensors file ({error})") from None
+    else:
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise BadInput(
+                f"{path}: holds more than tensors, and reading it could run programs ({reason}). Save plain tensors: "
+                "torch.save(data.to_dict(), path)"
+            ) from None
+    if not isinstance(found, dict) or "edge_index" not in found:
+        raise BadInput(f"{path}: a mapping with at least edge_index is wanted, got {_what(found)}")
+    array = {k: v.detach().cpu().numpy() for k, v in found.items() if isinstance(v, torch.Tensor)}
+    edges = array["edge_index"]
+    if edges.ndim != 2 or edges.shape[0] != 2:
+        raise BadInput(f"{path}: edge_index must be (2, E), got {edges.shape}")
+    n = len(array["x"]) if "x" in array else int(found.get("num_nodes") or edges.max(initial=-1) + 1)
+    target, classes = (None, ())
+    if "y" in array:
+        target, classes = classes_of(path, array["y"].squeeze(-1) if array["y"].ndim == 2 else array["y"])
+    given = None
+    if all(f"{m}_mask" in array for m in _MASKS):
+        masks = {m: array[f"{m}_mask"].reshape(n, -1) for m in _MASKS}
+        splits = tuple({m: np.flatnonzero(masks[m][:, s]) for m in _MASKS} for s in range(masks["train"].shape[1]))
+        given = Given(f"{len(splits)} given masks", splits)
+    attr = array.get("edge_attr")
+    return assemble(
+        str(path),
+        array["x"].astype(np.float32) if "x" in array else np.ones((n, 1), np.float32),
+        edges.astype(np.int64),
+        rules,
+        edge_attr=None if attr is None else attr.reshape(len(attr), -1).astype(np.float32),
+        weight=array["edge_weight"].astype(np.float32) if "edge_weight" in array else None,
+        target=target,
+        classes=classes,
+        given=given,
+    )
+
+
+def _what(value: Any) -> str:
+    return (
+        f"{type(value).__name__}({', '.join(map(str, list(value)[:10]))})"
+        if isinstance(value, dict)
+        else str(type(value))
+    )
