@@ -221,7 +221,7 @@ class Table(Position):
         stored = self.table.shape[1]
         return hats(read.abs() if self.symmetric else read + (self.size - 1), stored)
 
-    def bias(self, layout: Layout, like: Tensor) -> Float[Tensor, "#B H N N"] | None:
+    def bias(self, layout: Layout, like: Tensor) -> Float[Tensor, "#B H N N"]:
         mask = like.new_ones(1, layout.size, dtype=torch.bool) if layout.mask is None else layout.mask
         sizes, y = extents(layout, mask), self.table.expand(mask.shape[0], *self.table.shape)
         for axis, n in enumerate(layout.axes):

@@ -36,6 +36,7 @@ from .recursive import RecursiveGated
 from .reduced import ConvProjected, Reduced
 from .retention import MatrixLstm, Retention
 from .routed_heads import Cascaded, GatedHeads, RoutedHeads, SingleHead
+from .scored import Clipped, Multiplied, Positional, Sigmoid, TopK
 from .slots import Codebook, GroupedLatents, Lookup, SemanticSlots, SuperTokens, VirtualNode
 from .spectral import Cosine, Fourier
 from .ssm import ConvSsm, Legendre, Scan, Ssd
@@ -118,6 +119,11 @@ MIXERS: dict[str, type[Mixer]] = {
     "routed_heads": RoutedHeads,
     "cascaded": Cascaded,
     "single_head": SingleHead,
+    "sigmoid": Sigmoid,
+    "clipped": Clipped,
+    "top_k": TopK,
+    "multiplied": Multiplied,
+    "positional": Positional,
 }
 
 

@@ -39,7 +39,7 @@ def clean(x: Tensor, layout: Layout) -> Tensor:
     return x if layout.mask is None else torch.where(layout.mask[..., None], x, torch.zeros((), dtype=x.dtype))
 
 
-def softmax(scores: Tensor, i: int, keys: list[int]) -> Tensor:
+def softmax(scores: Tensor, *_: object) -> Tensor:
     """Weights of one query's keys."""
     weights = torch.exp(scores - scores.max())
     return weights / weights.sum()
@@ -52,12 +52,12 @@ def softmax_attention(
     heads: int,
     visible: Callable[[int, int], bool],
     bias: Callable[[int, int], Tensor | float],
-    weigh: Callable[[Tensor, int, list[int]], Tensor] = softmax,
+    weigh: Callable[[Tensor, int, list[int], int], Tensor] = softmax,
 ) -> Tensor:
     """One item: sum_j softmax_j(q_i k_j / sqrt(D) + bias_ij) v_j over the keys that i may see, head by head.
 
-    q (N, K), k (M, K), v (M, C); ``bias(i, j)`` a number per head, or one for all; ``weigh(scores, i, keys)`` in place
-    of the softmax.
+    q (N, K), k (M, K), v (M, C); ``bias(i, j)`` a number per head, or one for all; ``weigh(scores, i, keys, head)`` in
+    place of the softmax.
     """
     d, e = q.shape[1] // heads, v.shape[1] // heads
     rows = []
@@ -71,6 +71,6 @@ def softmax_attention(
         for h in range(heads):
             s = slice(h * d, (h + 1) * d)
             scores = k[keys][:, s] @ q[i, s] / d**0.5 + extra[:, h]
-            parts.append(weigh(scores, i, keys) @ v[keys, h * e : (h + 1) * e])
+            parts.append(weigh(scores, i, keys, h) @ v[keys, h * e : (h + 1) * e])
         rows.append(torch.cat(parts))
     return torch.stack(rows)
