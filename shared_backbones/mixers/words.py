@@ -43,7 +43,8 @@ class Normed(Mixer):
 class FeedForward(Combined):
     """y = channel(x): a channel layer as a part of a sentence.
 
-    channel: its name, or a name and options, such as ``{channel: mlp, ratio: 4}``.
+    layer: its name, or a name and options, such as ``{channel: mlp, ratio: 4}``. It is not called ``channel``, so that
+    a row of a preset can be ``{mixer: feed_forward, layer: conv, channel: none}``.
     """
 
     cost: ClassVar[str] = "O(N d^2)"
@@ -51,14 +52,14 @@ class FeedForward(Combined):
     def __init__(
         self,
         dim: int,
-        channel: Sentence = "mlp",
+        layer: Sentence = "mlp",
         causal_axes: tuple[int, ...] = (),
         rank: int | None = None,
         ordered: bool = True,
     ) -> None:
         super().__init__()
         self.causal = frozenset(causal_axes)
-        self.inner = channel_part(self, channel, dim, rank=rank, ordered=ordered, causal_axes=causal_axes)
+        self.inner = channel_part(self, layer, dim, rank=rank, ordered=ordered, causal_axes=causal_axes)
         self.derive([self.inner])
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
