@@ -27,6 +27,12 @@ def _classify_scene() -> type[Any]:
     return Classify
 
 
+def _graph_link() -> type[Any]:
+    from .graph.link import Link
+
+    return Link
+
+
 def _graph_signals() -> type[Any]:
     from .graph.signals import NodeSignals
 
@@ -64,6 +70,7 @@ def _graph_graph() -> type[Any]:
 
 
 TASKS: dict[str, Callable[[], type[Any]]] = {
+    "graph/link": _graph_link,
     "graph/signals": _graph_signals,
     "timeseries/forecast": _forecast,
     "hyperspectral/classify": _classify_scene,

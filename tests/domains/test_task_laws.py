@@ -17,6 +17,7 @@ from shared_backbones.errors import BadInput
 from tests.pipelines.toy import Line, LineConfig
 
 SMALL: dict[str, dict[str, Any]] = {  # the laws do not depend on size; the test run does
+    "graph/link": {"simulated": {"nodes": 200, "words": 40}, "negatives": 20},
     "graph/signals": {"lags": 4},
     "timeseries/forecast": {"lookback": 24, "horizon": 12, "ets_origins": 1},
     "hyperspectral/classify": {"simulated": {"rows": 96, "cols": 96, "bands": 40}, "split": {"block": 12}},
