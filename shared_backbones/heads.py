@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .errors import unknown
 from .layout import Layout
+from .mixers.base import at_least
 from .mixers.convolution import activation
 from .tokenizers import SequencePool
 
@@ -46,11 +47,19 @@ class ClassHead(nn.Module):
     """y = W2 act(W1 pool(x)), or W pool(x) without a hidden layer.
 
     pool: "mean", "sequence" (a learned average) or "last"; hidden: width of the hidden layer, 0 for none; norm: whether
-    the pooled vector is normalised first.
+    the pooled vector is normalised first; classifiers: how many last maps give their mean, such as the two of a model
+    that was distilled: "Training data-efficient image transformers" (Touvron et al. 2021).
     """
 
     def __init__(
-        self, dim: int, classes: int, pool: str = "mean", hidden: int = 0, act: str = "gelu", norm: bool = False
+        self,
+        dim: int,
+        classes: int,
+        pool: str = "mean",
+        hidden: int = 0,
+        act: str = "gelu",
+        norm: bool = False,
+        classifiers: int = 1,
     ) -> None:
         super().__init__()
         if pool not in POOLS:
@@ -58,11 +67,13 @@ class ClassHead(nn.Module):
         self.pool, self.act = POOLS[pool](dim), activation(act)
         self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
         self.hidden = nn.Linear(dim, hidden) if hidden else None
-        self.scores = nn.Linear(hidden or dim, classes)
+        self.classifiers = at_least("classifiers", classifiers, 1)
+        self.scores = nn.Linear(hidden or dim, classifiers * classes)
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B K"]:
         y = self.norm(self.pool(x, layout))
-        return self.scores(y if self.hidden is None else self.act(self.hidden(y)))
+        scores = self.scores(y if self.hidden is None else self.act(self.hidden(y)))
+        return scores.unflatten(-1, (self.classifiers, -1)).mean(-2)
 
 
 __all__ = ["POOLS", "ClassHead", "LastPool", "MeanPool"]
