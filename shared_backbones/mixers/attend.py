@@ -60,11 +60,6 @@ def product(tables: Sequence[Tensor], sizes: Sequence[int] | None = None) -> Ten
     return found
 
 
-def pick(x: Shaped[Tensor, "B N *C"], index: Int[Tensor, "G P"]) -> Shaped[Tensor, "B G P *C"]:
-    """Tokens by their index, one row of the index per group."""
-    return x.index_select(1, index.flatten()).unflatten(1, index.shape)
-
-
 def unseen(seen: Bool[Tensor, "*S"], dtype: torch.dtype) -> Float[Tensor, "*S"]:
     """0 where a key may be seen, and else a finite floor, whose exponential is 0: groups without any real key stay
     finite."""
@@ -72,55 +67,49 @@ def unseen(seen: Bool[Tensor, "*S"], dtype: torch.dtype) -> Float[Tensor, "*S"]:
 
 
 def attend(
-    q: Float[Tensor, "B G H P D"], k: Float[Tensor, "B G H K D"], v: Float[Tensor, "B G H K D"], *biases: Tensor | None
-) -> Float[Tensor, "B G H P D"]:
-    """softmax(Q K^T / sqrt(D) + biases) V; each bias has five sizes that spread to (B, G, H, P, K), None adds nothing.
+    q: Float[Tensor, "B H G P D"], k: Float[Tensor, "B H G K D"], v: Float[Tensor, "B H G K D"], *biases: Tensor | None
+) -> Float[Tensor, "B H G P D"]:
+    """softmax(Q K^T / sqrt(D) + biases) V; each bias has five sizes that spread to (B, H, G, P, K), None adds nothing.
 
-    Fused, unless a bias learns: no fused kernel on CPU has a gradient for it, and these plain products are a third
-    faster than what torch falls back to.
+    Fused where the biases are the same for all items and heads and do not learn. Otherwise in plain products: no fused
+    kernel on CPU has a gradient for a bias, and what torch falls back to is a third slower.
     """
     given = [b for b in biases if b is not None]
-    if torch.is_grad_enabled() and any(b.requires_grad for b in given):
-        scores = (q * q.shape[-1] ** -0.5) @ k.mT
-        for b in given:
-            scores = scores + b
-        return scores.softmax(-1).to(v.dtype) @ v
-    mask = None
-    if given:
-        mask = sum(given[1:], given[0]).to(q.dtype)
-        alone = mask.shape[0] == mask.shape[1] == 1
-        mask = mask[0] if alone else mask.expand(*q.shape[:2], -1, -1, -1).flatten(0, 1)
-        mask = mask.expand(-1, -1, q.shape[-2], k.shape[-2])
-    y = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=mask)
-    return y.unflatten(0, q.shape[:2])
+    if not any(b.requires_grad or b.shape[0] > 1 or b.shape[1] > 1 for b in given):
+        mask = sum(given[1:], given[0])[0].to(q.dtype) if given else None
+        if mask is not None:
+            mask = mask.expand(-1, -1, q.shape[3], k.shape[3])
+        y = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=mask)
+        return y.unflatten(0, q.shape[:2])
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    for b in given:
+        scores = scores + b
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
+def pick(x: Shaped[Tensor, "B H N D"], index: Int[Tensor, "G P"]) -> Shaped[Tensor, "B H G P D"]:
+    """Tokens by their index, one row of the index per group."""
+    return x.index_select(2, index.flatten()).unflatten(2, index.shape)
 
 
 def grouped(
     qkv: Float[Tensor, "B N C3"], layout: Layout, plans: Sequence[Plan], heads: int, bias: Tensor | None
 ) -> Float[Tensor, "B N C"]:
-    """Attention inside the groups of the plans, one per axis; ``bias`` has sizes that spread to (B, G, H, P, K)."""
-    queries = product([p.queries for p in plans], layout.axes)
-    keys = queries
-    if all(p.keys is p.queries for p in plans):
-        q, k, v = pick(qkv, queries).chunk(3, -1)
-    else:
-        keys, width = product([p.keys for p in plans], layout.axes), qkv.shape[-1] // 3
-        q, (k, v) = pick(qkv[..., :width], queries), pick(qkv[..., width:], keys).chunk(2, -1)
-    q, k, v = (split_heads(t, heads) for t in (q, k, v))
+    """Attention inside the groups of the plans, one per axis; ``bias`` has sizes that spread to (B, H, G, P, K)."""
+    keys = queries = product([p.queries for p in plans], layout.axes)
+    if any(p.keys is not p.queries for p in plans):
+        keys = product([p.keys for p in plans], layout.axes)
+    shares = (split_heads(t, heads).contiguous() for t in qkv.chunk(3, -1))
+    q, k, v = (pick(t, index) for t, index in zip(shares, (queries, keys, keys), strict=True))
     seen, real, exact = None, None, qkv.dtype if bias is None else bias.dtype
     if any(p.seen is not None for p in plans):
-        shares = [
-            p.queries.new_ones(p.queries.shape + p.keys.shape[1:]).bool() if p.seen is None else p.seen for p in plans
-        ]
-        seen = unseen(product(shares)[None, :, None], exact)
+        seen = unseen(product([p.visible() for p in plans]), exact)[None, None]
     if layout.mask is not None:
-        real = unseen(pick(layout.mask, keys)[:, :, None, None], exact)
-    y = attend(q, k, v, bias, seen, real)
-    groups = [p.queries.shape[0] for p in plans]
+        real = unseen(pick(layout.mask[:, None, :, None], keys).mT, exact)
+    y = attend(q, k, v, bias, seen, real).flatten(2, 3)
     slots = [p.queries.shape[1] for p in plans]
-    group = product([p.group for p in plans], groups)
-    home = group * math.prod(slots) + product([p.slot for p in plans], slots)
-    return y.transpose(2, 3).flatten(3).flatten(1, 2).index_select(1, home)
+    home = product([p.group for p in plans], [p.queries.shape[0] for p in plans]) * math.prod(slots)
+    return y.index_select(2, home + product([p.slot for p in plans], slots)).transpose(1, 2).flatten(2)
 
 
 def per_axis(name: str, value: int | tuple[int, ...], rank: int, least: int) -> tuple[int, ...]:

@@ -153,7 +153,7 @@ class Window(Mixer):
         """Attention inside the groups of one lattice."""
         bias = entries(self.table)
         if bias is not None:
-            bias = bias.index_select(0, self.index.flatten()).T.reshape(1, 1, self.heads, *self.index.shape)
+            bias = bias.index_select(0, self.index.flatten()).T.reshape(1, self.heads, 1, *self.index.shape)
         return self.out(grouped(self.qkv(x), layout, self.plans(layout.axes, x.device), self.heads, bias))
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:

@@ -71,7 +71,7 @@ def neighbours(n: int, window: int, dilation: int, stride: int, causal: bool, ti
         at = (start[:, None] + steps(width)) * dilation + strand[..., None]
         return at.flatten(0, 1).clamp_max(n - 1)
 
-    state = torch.stack([(tiles - first).expand_as(left), left.clamp_max(2 * (span + window + tile))], -1).flatten(0, 1)
+    state = torch.stack([(tiles - first).expand_as(left), left.clamp_max(span)], -1).flatten(0, 1)
     kinds, kind = (state, steps(state.shape[0])) if dynamic else torch.unique(state, dim=0, return_inverse=True)
     ahead, left = kinds[:, 0, None], kinds[:, 1, None]
     query, key = ahead + steps(tile), steps(span)  # counted from the first key
@@ -92,7 +92,7 @@ def neighbours(n: int, window: int, dilation: int, stride: int, causal: bool, ti
 
 def spread_table(
     axes: Sequence[Neighbours], window: Sequence[int], table: Float[Tensor, "T H"]
-) -> Float[Tensor, "S H P K"]:
+) -> Float[Tensor, "H S P K"]:
     """The numbers of a relative table for every kind of tile, axis by axis: a product with 0 and 1, since the gradient
     of a look-up would add up row by row."""
     values = table.T.reshape(-1, *(2 * w - 1 for w in window))
@@ -101,9 +101,9 @@ def spread_table(
         values = torch.tensordot(values, chosen, dims=([a], [1])).movedim(-1, a)
     rank = len(axes)
     values = values.reshape(-1, *(n for axis in axes for n in axis.apart.shape))  # (H, s, p, k, s, p, k ...)
-    values = values.permute(*(1 + 3 * a for a in range(rank)), 0, *(i + 3 * a for i in (2, 3) for a in range(rank)))
-    kinds, queries, keys = (math.prod(sizes) for sizes in zip(*(axis.apart.shape for axis in axes), strict=True))
-    return values.reshape(kinds, table.shape[1], queries, keys)
+    values = values.permute(0, *(i + 3 * a for i in (1, 2, 3) for a in range(rank)))
+    sizes = (math.prod(sizes) for sizes in zip(*(axis.apart.shape for axis in axes), strict=True))
+    return values.reshape(-1, *sizes)
 
 
 class Neighborhood(Mixer):
@@ -150,10 +150,10 @@ class Neighborhood(Mixer):
         options = zip(layout.axes, self.window, self.dilation, self.stride, strict=True)
         axes = [neighbours(*o, a in self.causal, self.tile[a], x) for a, o in enumerate(options)]
         table = entries(self.table)
-        bias = unseen(product([a.seen for a in axes]), x.dtype if table is None else table.dtype)[:, None]
+        bias = unseen(product([a.seen for a in axes]), x.dtype if table is None else table.dtype)[None]
         if table is not None:
             bias = bias + spread_table(axes, self.window, table)
-        bias = bias.index_select(0, product([a.kind for a in axes], [a.seen.shape[0] for a in axes]))[None]
+        bias = bias.index_select(1, product([a.kind for a in axes], [a.seen.shape[0] for a in axes]))[None]
         return self.out(grouped(self.qkv(x), layout, [a.plan for a in axes], self.heads, bias))
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
