@@ -43,16 +43,24 @@ class NormedLinear(nn.Module):
 class DepthwiseConv(nn.Module):
     """norm(DWConv(x)): one filter of kernel^rank places per channel over the real tokens of a lattice.
 
-    Zeros stand outside. Its places are ``dilation`` tokens apart; the bias is left out where a norm follows.
+    Zeros stand outside. Its places are ``dilation`` tokens apart; the bias is left out where a norm follows. A kernel
+    may also be given by its width along each axis.
     """
 
     def __init__(
-        self, dim: int, kernel: int, rank: int, causal: frozenset[int], dilation: int = 1, norm: str = "none"
+        self,
+        dim: int,
+        kernel: int | tuple[int, ...],
+        rank: int,
+        causal: frozenset[int],
+        dilation: int = 1,
+        norm: str = "none",
     ) -> None:
         super().__init__()
-        self.kernel, self.causal = at_least("kernel", kernel, 1), causal
-        self.width = (kernel - 1) * at_least("dilation", dilation, 1) + 1
-        self.conv = CONV[rank](dim, dim, kernel, groups=dim, dilation=dilation, bias=norm == "none")
+        kernels = (kernel,) * rank if isinstance(kernel, int) else kernel
+        self.causal = causal
+        self.width = tuple((at_least("kernel", k, 1) - 1) * at_least("dilation", dilation, 1) + 1 for k in kernels)
+        self.conv = CONV[rank](dim, dim, kernels, groups=dim, dilation=dilation, bias=norm == "none")
         self.norm = norm_of(norm, dim, causal)
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:

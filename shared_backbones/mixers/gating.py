@@ -5,6 +5,7 @@ Shapes: B items, N tokens, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ CONV: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def reach(
-    x: Float[Tensor, "B C *axes"], width: int, causal: frozenset[int], fill: float = 0.0
+    x: Float[Tensor, "B C *axes"], width: int | Sequence[int], causal: frozenset[int], fill: float = 0.0
 ) -> Float[Tensor, "B C *padded"]:
     """Zeros (or ``fill``) around a channel-first lattice, so that a window of ``width`` places fits at every token.
 
@@ -27,7 +28,8 @@ def reach(
     """
     pads: list[int] = []
     for axis in reversed(range(x.ndim - 2)):
-        pads += [width - 1, 0] if axis in causal else [(width - 1) // 2, width // 2]
+        wide = width if isinstance(width, int) else width[axis]
+        pads += [wide - 1, 0] if axis in causal else [(wide - 1) // 2, wide // 2]
     return F.pad(x, pads, value=fill)
 
 

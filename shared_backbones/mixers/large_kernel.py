@@ -108,7 +108,7 @@ class Polarised(Mixer):
         if arrangement not in ("parallel", "sequential"):
             raise BadRequest(f"arrangement must be parallel or sequential, got {arrangement!r}")
         self.parallel, half = arrangement == "parallel", max(1, dim // 2)
-        self.weight, self.value, self.raise_ = nn.Linear(dim, 1), nn.Linear(dim, half), nn.Linear(half, dim)
+        self.weight, self.value, self.raise_ = nn.Linear(dim, 1, bias=False), nn.Linear(dim, half), nn.Linear(half, dim)
         self.norm = nn.LayerNorm(dim)
         self.query, self.key = nn.Linear(dim, half), nn.Linear(dim, half)
 

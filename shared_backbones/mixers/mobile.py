@@ -15,7 +15,7 @@ from ..activations import activation
 from ..blocks import pooled, spread
 from ..errors import BadRequest
 from ..layout import Layout
-from .base import Mixer, at_least
+from .base import Mixer
 from .convolution import DepthwiseConv, NormedLinear
 
 
@@ -106,16 +106,16 @@ class Ghost(Mixer):
         self.reduce = GhostFeatures(hidden, dim, kernel, rank, norm, "none")
         self.enter = NormedLinear(dim, hidden, norm)
         self.along = nn.ModuleList(
-            DepthwiseConv(hidden, at_least("reach", reach, 1), 1, frozenset(), norm=norm) for _ in range(rank)
+            DepthwiseConv(hidden, tuple(reach if a == axis else 1 for a in range(rank)), rank, frozenset(), norm=norm)
+            for axis in reversed(range(rank))
         )
 
     def gate(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N K"]:
         """sigmoid(A(x)), every token with the value of its block."""
         means, blocks = pooled(x, layout, (2,) * layout.rank)
         y = self.enter(means, blocks)
-        for axis in reversed(range(layout.rank)):
-            view = blocks.over(axis)
-            y = view.merge(self.along[axis](view.split(y), view.layout))
+        for conv in self.along:
+            y = conv(y, blocks)
         return layout.unfold(spread(blocks.fold(y.sigmoid()), layout.axes, 2))
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:

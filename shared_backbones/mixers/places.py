@@ -58,13 +58,13 @@ class TokenMLP(Mixer):
     "Activator: GLU Activations as The Core Functions of a Vision Transformer" (Abdullah and Sun 2024). Masked tokens
     count as zero.
 
-    channel: f by name, or by name and options, such as ``{channel: mlp, ratio: 0.5}``.
+    layer: f by name, or by name and options, such as ``{channel: mlp, ratio: 0.5}``.
     """
 
-    def __init__(self, dim: int, window: int = 4, dilation: int = 1, channel: Sentence = "mlp", rank: int = 1) -> None:
+    def __init__(self, dim: int, window: int = 4, dilation: int = 1, layer: Sentence = "mlp", rank: int = 1) -> None:
         super().__init__()
         self.rank, self.window, self.dilation = rank, at_least("window", window, 1), at_least("dilation", dilation, 1)
-        self.layer = channel_part(self, channel, window**rank, ordered=False)
+        self.layer = channel_part(self, layer, window**rank, ordered=False)
 
     def mix(self, blocks: Float[Tensor, "B G P C"]) -> Float[Tensor, "B G P C"]:
         rows = blocks.mT.flatten(0, 1)

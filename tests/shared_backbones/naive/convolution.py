@@ -14,15 +14,20 @@ from .tools import affine, clean, places, real
 
 
 def tap_of(
-    place: tuple[int, ...], other: tuple[int, ...], kernel: int, causal: frozenset[int], dilation: int = 1
+    place: tuple[int, ...],
+    other: tuple[int, ...],
+    kernel: tuple[int, ...],
+    causal: frozenset[int],
+    dilation: int = 1,
 ) -> int | None:
     """Index of the filter tap that ``other`` meets when the filter stands at ``place``; None where it meets none."""
-    index, width = 0, (kernel - 1) * dilation + 1
-    for axis, (a, c) in enumerate(zip(place, other, strict=True)):
+    index = 0
+    for axis, (a, c, k) in enumerate(zip(place, other, kernel, strict=True)):
+        width = (k - 1) * dilation + 1
         step = c - a + (width - 1 if axis in causal else (width - 1) // 2)
-        if step % dilation or not 0 <= step // dilation < kernel:
+        if step % dilation or not 0 <= step // dilation < k:
             return None
-        index = index * kernel + step // dilation
+        index = index * k + step // dilation
     return index
 
 
@@ -46,7 +51,7 @@ def depthwise(module: Any, x: Tensor, layout: Layout) -> Tensor:
     for i in range(len(at)):
         total = torch.zeros_like(x[:, i]) if module.conv.bias is None else module.conv.bias.expand(x.shape[0], -1)
         for j in range(len(at)):
-            tap = tap_of(at[i], at[j], module.kernel, module.causal, dilation)
+            tap = tap_of(at[i], at[j], module.conv.kernel_size, module.causal, dilation)
             if tap is not None:
                 total = total + taps[:, tap] * x[:, j]
         rows.append(total)
@@ -77,7 +82,7 @@ def max_pooling(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     for b in range(x.shape[0]):
         for i in range(len(at)):
             near = [j for j in range(len(at)) if mask[b][j]]
-            near = [j for j in near if tap_of(at[i], at[j], mixer.window, mixer.causal) is not None]
+            near = [j for j in near if tap_of(at[i], at[j], (mixer.window,) * layout.rank, mixer.causal) is not None]
             rows.append(x[b, near].amax(0) if near and mask[b][i] else torch.zeros_like(x[b, i]))
     return torch.stack(rows).reshape(x.shape)
 
@@ -143,17 +148,8 @@ def ghost(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
         means = torch.stack([x[b, i].mean(0) if i else torch.zeros_like(x[b, 0]) for i in inside])
         some = [bool(i) for i in inside]
         y = linear(mixer.enter, means)
-        for axis in reversed(range(layout.rank)):  # along each row of the axis alone
-            new = torch.zeros_like(y)
-            rows: dict[tuple[int, ...], list[int]] = {}
-            for g, place in enumerate(blocks):
-                rows.setdefault(place[:axis] + place[axis + 1 :], []).append(g)
-            for row in rows.values():
-                kept = torch.tensor([some[g] for g in row])[None]
-                new = new.index_copy(
-                    0, torch.tensor(row), depthwise(mixer.along[axis], y[row][None], Layout((len(row),), mask=kept))[0]
-                )
-            y = new
+        for conv in mixer.along:
+            y = depthwise(conv, y[None], Layout(axes, mask=torch.tensor([some])))[0]
         gates.append(torch.sigmoid(y[home]))
     return ghost_features(mixer.reduce, torch.stack(gates) * ghost_features(mixer.expand, x, layout), layout)
 

@@ -126,7 +126,7 @@ REFERENCES = {
     "inception": inception,
 }
 VARIANTS = {
-    "token_mlp": [{}, {"window": 2, "dilation": 2, "channel": "glu"}],
+    "token_mlp": [{}, {"window": 2, "dilation": 2, "layer": "glu"}],
     "spatial_gating": [{}, {"window": 2, "dilation": 2, "ratio": 3.0}],
     "large_small": [{}, {"wide": 3, "kernel": 2, "share": 2}],
     "dynamic_local": [{}, {"kernel": 2, "heads": 2}],
