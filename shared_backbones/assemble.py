@@ -21,22 +21,24 @@ from .export import unchecked_shapes
 from .flops import flop_counter
 from .heads import ClassHead
 from .layout import Layout
+from .mixers.lattice import Neighborhood
 from .options import as_declared, check_options
 from .presets import Preset
 from .stems import ChannelTokens, ImageStem, PatchStem, VariateStem
-from .tokenizers import ConvTokenizer, PerChannelStem
+from .tokenizers import ConvTokenizer, PerChannelStem, TokensToToken
 
 # Stems that a preset can be built with here, by name: class(channels or length, dim, **options). A stem that only a
 # domain knows is stood in for by plain vectors on a lattice of the preset's rank.
 STEMS: dict[str, type[nn.Module]] = {
     "image": ImageStem,
     "compact": ConvTokenizer,
+    "tokens_to_token": TokensToToken,
     "channel_patches": PerChannelStem,
     "patches": PatchStem,
     "variates": VariateStem,
     "tokens": ChannelTokens,
 }
-LATTICE_STEMS = frozenset({"image", "compact", "channel_patches"})  # channel-first input, any rank
+LATTICE_STEMS = frozenset({"image", "compact", "tokens_to_token", "channel_patches"})  # channel-first input, any rank
 SMALL = {1: (70,), 2: (48, 40), 3: (20, 16, 18)}  # extents to try a preset at
 FEATURES = 8  # of the plain vectors and patches, where nothing says otherwise
 
@@ -141,6 +143,8 @@ def example(preset: Preset, model: Model, axes: tuple[int, ...] | None = None, b
 def _channels_of(stem: nn.Module) -> int:
     if isinstance(stem, PerChannelStem):
         return stem.channel.shape[0]
+    if isinstance(stem, TokensToToken):
+        return stem.channels
     return next(m for m in stem.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))).in_channels
 
 
@@ -176,6 +180,9 @@ def profile(preset: Preset, axes: tuple[int, ...] | None = None, channels: int =
         try:
             with torch.device(device), torch.no_grad():
                 model = build_model(preset, rank, channels, classes).eval()
+                for part in model.modules():
+                    if isinstance(part, Neighborhood):  # its tiles hold masked pairs: count those that are seen
+                        part.tile = (1,) * rank
                 return _profiled(model, example(preset, model, axes))
         except (NotImplementedError, RuntimeError):
             if device == "cpu":
@@ -264,6 +271,8 @@ def exported_difference(preset: Preset, classes: int = 3) -> float:
 def stride_of(preset: Preset) -> int:
     """How many places of the raw lattice, along each axis, one token of the coarsest lattice stands for."""
     layers = preset.stem_options.get("layers", ({"stride": 4},)) if preset.stem == "image" else ()
+    if preset.stem == "tokens_to_token":
+        layers = [{"stride": s} for s in preset.stem_options.get("strides", (4, 2, 2))]
     return math.prod(row.get("stride", 1) for row in layers) * math.prod(s.stride for s in preset.backbone.stages)
 
 

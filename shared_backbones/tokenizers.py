@@ -1,4 +1,5 @@
-"""More stems: convolutional tokens, tokens per channel, a first layer that steps in activation space; pooling.
+"""More stems: convolutional tokens, windows of windows, tokens per channel, a first layer that steps in activation
+space; pooling.
 
 Shapes: B items, F channels of the signal, N tokens, C channels of a token, K = patch^rank places of a patch.
 """
@@ -14,11 +15,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .backbone import Tokens
-from .blocks import to_blocks
+from .blocks import to_blocks, whole_blocks
+from .channel.mlp import MLP
 from .errors import BadRequest
 from .layout import Layout
 from .mixers.base import at_least
 from .mixers.gating import CONV
+from .mixers.kernels import contract
+from .mixers.sequence import elu1
 from .positions import LearnedPositions
 
 POOL = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -54,6 +58,78 @@ class ConvTokenizer(nn.Module):
         for conv in self.convs:
             x = POOL[self.tokens.rank](F.relu(conv(x)), 3, stride=2, padding=1)
         tokens, layout = x.flatten(2).mT, Layout(tuple(x.shape[2:]))
+        return (tokens if self.positions is None else self.positions(tokens, layout)), layout
+
+
+class _Regroup(nn.Module):
+    """Overlapping windows of a lattice, laid side by side, mixed by linear attention of one head through ``dim``
+    channels: y = v + W_o attention(q, k, v), y + MLP(norm(y)), with q, k, v = W norm(window).
+    """
+
+    def __init__(self, dim_in: int, dim: int) -> None:
+        super().__init__()
+        self.norm, self.norm2 = nn.LayerNorm(dim_in), nn.LayerNorm(dim)
+        self.qkv, self.out = nn.Linear(dim_in, 3 * dim, bias=False), nn.Linear(dim, dim)
+        self.mlp = MLP(dim, ratio=1.0)
+
+    def forward(self, x: Float[Tensor, "B N K"], layout: Layout) -> Float[Tensor, "B N C"]:
+        q, k, v = (part[:, None] for part in self.qkv(self.norm(x)).chunk(3, -1))
+        y = v[:, 0] + self.out(contract(elu1(q), elu1(k), v)[:, 0])
+        return y + self.mlp(self.norm2(y), layout)
+
+
+class TokensToToken(nn.Module):
+    """Rounds of laying overlapping neighbours side by side and mixing what results, then a linear map to the tokens.
+
+    "Tokens-to-Token ViT: Training Vision Transformers from Scratch on ImageNet" (Yuan et al. 2021), with the features
+    elu + 1 in place of random ones. Zeros stand beyond the edge; every ``stride`` places have a token.
+
+    kernels, strides: of each round; the last one ends in the linear map. hidden: width between. learned: as of
+    :class:`ConvTokenizer`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dim: int,
+        kernels: tuple[int, ...] = (7, 3, 3),
+        strides: tuple[int, ...] = (4, 2, 2),
+        hidden: int = 64,
+        learned: int = 0,
+        rank: int = 2,
+    ) -> None:
+        super().__init__()
+        if not kernels or len(kernels) != len(strides):
+            raise BadRequest(f"kernels and strides have one number for each round, got {kernels} and {strides}")
+        if any(stride < 1 or kernel < stride for kernel, stride in zip(kernels, strides, strict=True)):
+            raise BadRequest(f"windows must cover their strides of at least 1, got {kernels} and {strides}")
+        self.channels, self.kernels, self.strides = channels, kernels, strides
+        self.tokens = Tokens(rank=rank)
+        widths = [channels * kernels[0] ** rank, *(hidden * kernel**rank for kernel in kernels[1:])]
+        self.rounds = nn.ModuleList(_Regroup(width, hidden) for width in widths[:-1])
+        self.project = nn.Linear(widths[-1], dim)
+        self.positions = LearnedPositions(dim, learned, rank) if learned else None
+
+    def windows(
+        self, x: Float[Tensor, "B F *axes"], kernel: int, stride: int
+    ) -> tuple[Float[Tensor, "B N K"], tuple[int, ...]]:
+        """Every window of kernel^rank places as one row, and the lattice of the windows."""
+        axes = tuple(whole_blocks(n, stride) for n in x.shape[2:])
+        ahead, pads = (kernel - stride + 1) // 2, []
+        for n, count in zip(reversed(x.shape[2:]), reversed(axes), strict=True):
+            pads += [ahead, (count - 1) * stride + kernel - n - ahead]
+        x = F.pad(x, pads)
+        for axis in range(2, x.ndim):
+            x = x.unfold(axis, kernel, stride)
+        return x.movedim(1, 1 + len(axes)).flatten(1 + len(axes)).flatten(1, -2), axes
+
+    def forward(self, x: Float[Tensor, "B F *axes"]) -> tuple[Float[Tensor, "B N C"], Layout]:
+        """Channel-first lattice -> tokens."""
+        for mix, kernel, stride in zip(self.rounds, self.kernels, self.strides, strict=False):
+            rows, axes = self.windows(x, kernel, stride)
+            x = mix(rows, Layout(axes)).mT.unflatten(2, axes)
+        rows, axes = self.windows(x, self.kernels[-1], self.strides[-1])
+        tokens, layout = self.project(rows), Layout(axes)
         return (tokens if self.positions is None else self.positions(tokens, layout)), layout
 
 
@@ -152,4 +228,4 @@ class ActivationStepLinear(nn.Linear):
         return y if self.bias is None else y + self.bias
 
 
-__all__ = ["ActivationStepLinear", "ConvTokenizer", "PerChannelStem", "SequencePool"]
+__all__ = ["ActivationStepLinear", "ConvTokenizer", "PerChannelStem", "SequencePool", "TokensToToken"]

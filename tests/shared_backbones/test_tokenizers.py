@@ -8,7 +8,7 @@ from torch import nn
 
 from shared_backbones.errors import BadRequest
 from shared_backbones.layout import Layout
-from shared_backbones.tokenizers import ActivationStepLinear, ConvTokenizer, PerChannelStem, SequencePool
+from shared_backbones.tokenizers import ActivationStepLinear, ConvTokenizer, PerChannelStem, SequencePool, TokensToToken
 
 
 @pytest.mark.parametrize(("rank", "axes", "want"), [(1, (13,), (4,)), (2, (32, 9), (8, 3)), (3, (5, 4, 8), (2, 1, 2))])
@@ -21,6 +21,36 @@ def test_conv_tokenizer(rank: int, axes: tuple[int, ...], want: tuple[int, ...])
 
 def test_conv_tokenizer_has_the_parameters_of_cct_7_3x1() -> None:
     assert sum(p.numel() for p in ConvTokenizer(3, 256).parameters()) == 3 * 256 * 9
+
+
+@pytest.mark.parametrize(
+    ("rank", "axes", "want"), [(1, (50,), (4,)), (2, (32, 17), (2, 2)), (3, (16, 5, 33), (1, 1, 3))]
+)
+def test_tokens_to_token(rank: int, axes: tuple[int, ...], want: tuple[int, ...]) -> None:
+    stem = TokensToToken(3, 10, hidden=8, learned=2, rank=rank)
+    tokens, layout = stem(torch.randn(2, 3, *axes))
+    assert layout.axes == want
+    assert tokens.shape == (2, layout.size, 10)
+    with pytest.raises(BadRequest, match="one number for each round"):
+        TokensToToken(3, 10, kernels=(7, 3))
+    with pytest.raises(BadRequest, match="must cover their strides"):
+        TokensToToken(3, 10, kernels=(3, 3), strides=(4, 2))
+
+
+def test_one_round_of_tokens_to_token_is_unfold_and_attention_by_hand() -> None:
+    torch.manual_seed(0)
+    stem, x = TokensToToken(2, 5, kernels=(3, 3), strides=(2, 2), hidden=4).double(), torch.randn(1, 2, 8, 12).double()
+    rows = nn.functional.unfold(x, 3, padding=1, stride=2).mT
+    got, axes = stem.windows(x, 3, 2)
+    assert axes == (4, 6)
+    torch.testing.assert_close(got, rows)
+    mix = stem.rounds[0]
+    q, k, v = mix.qkv(mix.norm(rows))[0].chunk(3, -1)
+    weight = (nn.functional.elu(q) + 1) @ (nn.functional.elu(k) + 1).mT
+    y = v + mix.out(weight / (weight.sum(1, keepdim=True) + 1e-6) @ v)
+    y = y + mix.mlp.down(nn.functional.gelu(mix.mlp.up(mix.norm2(y))))
+    want = stem.project(nn.functional.unfold(y.mT.reshape(1, 4, 4, 6), 3, padding=1, stride=2).mT)
+    torch.testing.assert_close(stem(x)[0], want)
 
 
 def test_sequence_pool_by_hand() -> None:
