@@ -100,7 +100,7 @@ def build_model(preset: Preset, rank: int | None = None, channels: int = 3, clas
     dim = preset.backbone.stages[0].dim
     cls = STEMS.get(preset.stem, ChannelTokens)
     options = dict(preset.stem_options) if preset.stem in STEMS else {}
-    check_options(f"stem {preset.stem!r}", cls, {k: v for k, v in options.items() if k != "length"})
+    check_options(f"stem {preset.stem!r}", cls, {k: v for k, v in options.items() if k not in ("length", "features")})
     options = as_declared(cls, options)
     if preset.stem in LATTICE_STEMS:
         stem = cls(channels, dim, rank=rank, **options)
