@@ -179,7 +179,7 @@ def profile(preset: Preset, axes: tuple[int, ...] | None = None, channels: int =
     for device in ("meta", "cpu"):
         try:
             with torch.device(device), torch.no_grad():
-                model = build_model(preset, rank, channels, classes).eval()
+                model = build_model(preset, rank, channels, classes).eval().requires_grad_(False)
                 for part in model.modules():
                     if isinstance(part, Neighborhood):  # its tiles hold masked pairs: count those that are seen
                         part.tile = (1,) * rank
