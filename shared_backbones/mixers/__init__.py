@@ -17,6 +17,7 @@ from .dual import ChannelAttention, HiLo
 from .dynamic import DynamicLocal, LargeSmall
 from .fixed import RandomMixing
 from .gating import Depthwise, Pooling
+from .graph_attention import EdgeStream, TopAttention
 from .grouping import Grid, Window
 from .identity import Identity
 from .inception import Inception
@@ -25,21 +26,27 @@ from .large_kernel import Additive, LargeKernel, Polarised
 from .lattice import Neighborhood
 from .linear import Linear
 from .long_convolution import Hyena
+from .manhattan import Manhattan, ManhattanAxes
 from .memory import Leaky, TestTime
 from .merged import Merged
-from .mobile import Ghost, MBConv
+from .mobile import ChannelGate, Ghost, MBConv
 from .neighborhood import Convolution as GraphConvolution
 from .neighborhood import Hops, InitialResidual, Message, Propagate
 from .neighborhood import Sum as GraphSum
+from .ordering import NeighborTokens, Ordered
 from .places import SpatialGating, TokenMLP
 from .recursive import RecursiveGated
 from .reduced import ConvProjected, Reduced
 from .retention import MatrixLstm, Retention
 from .routed_heads import Cascaded, GatedHeads, RoutedHeads, SingleHead
+from .routing import Regions
 from .scored import Clipped, Multiplied, Positional, Sigmoid, TopK
 from .slots import Codebook, GroupedLatents, Lookup, SemanticSlots, SuperTokens, VirtualNode
+from .sparse_attention import ProbSparse, Subsampled
 from .spectral import Cosine, Fourier
 from .ssm import ConvSsm, Legendre, Scan, Ssd
+from .stripes import Stripes
+from .subspace import Isomorphic, Principal, Subspace
 from .wavelet import Wavelet
 from .words import FeedForward, Normed, Product, Residual
 
@@ -51,12 +58,18 @@ MIXERS: dict[str, type[Mixer]] = {
     "window": Window,
     "grid": Grid,
     "neighborhood": Neighborhood,
+    "stripes": Stripes,
+    "regions": Regions,
     "message": Message,
     "graph_sum": GraphSum,
     "graph_convolution": GraphConvolution,
     "propagate": Propagate,
     "initial_residual": InitialResidual,
     "hops": Hops,
+    "edge_stream": EdgeStream,
+    "top_attention": TopAttention,
+    "ordered": Ordered,
+    "neighbor_tokens": NeighborTokens,
     "pooling": Pooling,
     "depthwise": Depthwise,
     "fourier": Fourier,
@@ -99,6 +112,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "residual": Residual,
     "product": Product,
     "mbconv": MBConv,
+    "squeeze_excite": ChannelGate,
     "ghost": Ghost,
     "recursive_gated": RecursiveGated,
     "large_kernel": LargeKernel,
@@ -124,6 +138,13 @@ MIXERS: dict[str, type[Mixer]] = {
     "top_k": TopK,
     "multiplied": Multiplied,
     "positional": Positional,
+    "subspace": Subspace,
+    "isomorphic": Isomorphic,
+    "principal": Principal,
+    "manhattan": Manhattan,
+    "manhattan_axes": ManhattanAxes,
+    "subsampled": Subsampled,
+    "prob_sparse": ProbSparse,
 }
 
 

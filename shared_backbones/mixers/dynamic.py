@@ -38,7 +38,7 @@ def filtered(
 
 
 class LargeSmall(Mixer):
-    """y = x + norm(sum_t w_i,t x_(i+t)), the small filters w made by a wide view: see large, focus small.
+    """y = norm(sum_t w_i,t x_(i+t)), the small filters w made by a wide view: see large, focus small.
 
     "LSNet: See Large, Focus Small" (Wang et al. 2025): w = groupnorm(W4 a(W3 DWConv(a(W1 x)))) through C / 2 channels,
     a = relu, batch norms after each part, one filter for every ``share`` channels. The group norm of a filter runs over
@@ -76,7 +76,7 @@ class LargeSmall(Mixer):
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)
         x = layout.clean(x)
-        return x + normalise(self.norm, filtered(x, self.weights(x, layout), layout, self.kernel), layout)
+        return normalise(self.norm, filtered(x, self.weights(x, layout), layout, self.kernel), layout)
 
 
 class DynamicLocal(Mixer):

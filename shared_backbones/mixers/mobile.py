@@ -34,6 +34,24 @@ class SqueezeExcite(nn.Module):
         return x * self.gate(x.sum(1, keepdim=True) / layout.counts(x))
 
 
+class ChannelGate(Mixer):
+    """y = x * sigmoid(W2 silu(W1 m)), the gate of :class:`SqueezeExcite` as a word of its own.
+
+    squeeze: rows of W1 over C.
+    """
+
+    sets: ClassVar[bool] = True
+    cost: ClassVar[str] = "O(d^2)"  # beyond the mean and the product, which no counter counts
+
+    def __init__(self, dim: int, squeeze: float = 0.25) -> None:
+        super().__init__()
+        self.gate = SqueezeExcite(dim, max(1, round(squeeze * dim)))
+
+    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
+        self.check(layout)
+        return self.gate(x, layout)
+
+
 class MBConv(Mixer):
     """y = W2 SE(act(norm(DWConv(act(norm(W1 x)))))): the inverted residual of mobile networks, with ``channel: none``.
 

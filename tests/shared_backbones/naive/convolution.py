@@ -126,6 +126,10 @@ def squeezed(module: Any, x: Tensor, layout: Layout) -> Tensor:
     return x * torch.sigmoid(affine(second, hidden * torch.sigmoid(hidden)))
 
 
+def squeeze_excite(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
+    return squeezed(mixer.gate, clean(x, layout), layout)
+
+
 def mbconv(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     hidden = gelu(linear(mixer.up, clean(x, layout)))
     hidden = gelu(depthwise(mixer.conv, hidden, layout))
@@ -232,6 +236,7 @@ REFERENCES = {
     "feed_forward": feed_forward,
     "residual": residual,
     "product": product,
+    "squeeze_excite": squeeze_excite,
     "mbconv": mbconv,
     "ghost": ghost,
     "recursive_gated": recursive_gated,

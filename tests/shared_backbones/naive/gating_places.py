@@ -87,7 +87,7 @@ def large_small(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
             taps = slice(g * w.shape[-1], (g + 1) * w.shape[-1])
             groups.append((w[b, :, g] - mean) / deviation * mixer.scale[taps] + mixer.shift[taps])
         scaled.append(torch.stack(groups, 1))
-    return x + normed(mixer.norm, _filtered(x, torch.stack(scaled), layout, mixer.kernel, frozenset()))
+    return normed(mixer.norm, _filtered(x, torch.stack(scaled), layout, mixer.kernel, frozenset()))
 
 
 def dynamic_local(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
