@@ -79,7 +79,15 @@ class PeriNorm(Residual):
         return x + self.drop(self.scale(normalise(self.norm_out, y, layout)))
 
 
-PLACEMENTS: dict[str, type[Residual]] = {"pre": PreNorm, "post": PostNorm, "peri": PeriNorm}
+class Plain(Residual):
+    """f(norm(x)), without an identity path: of layers that state one of their own, or that are a step of an
+    optimisation, as in "White-Box Transformers via Sparse Rate Reduction" (Yu et al. 2023). Never dropped."""
+
+    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
+        return self.scale(self.inner(normalise(self.norm, x, layout), layout))
+
+
+PLACEMENTS: dict[str, type[Residual]] = {"pre": PreNorm, "post": PostNorm, "peri": PeriNorm, "plain": Plain}
 
 
 class Block(nn.Module):

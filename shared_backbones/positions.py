@@ -135,6 +135,7 @@ class Position(nn.Module):
 
     lattice: ClassVar[bool] = False  # whether it stands on lattices only
     places: ClassVar[bool] = False  # whether it reads coordinates, which a set must then carry
+    biased: ClassVar[bool] = False  # whether it adds to the scores
     rank: int | None = None  # the one rank that its parameters serve
 
     def __init__(self, heads: int, width: int) -> None:
@@ -186,6 +187,7 @@ class Alibi(Position):
     """Scores fall by :func:`alibi` with distance; ``unit`` is the distance that counts as one step."""
 
     places: ClassVar[bool] = True
+    biased: ClassVar[bool] = True
 
     def __init__(self, heads: int, width: int, unit: float = 1.0) -> None:
         super().__init__(heads, width)
@@ -206,6 +208,7 @@ class Table(Position):
     """
 
     lattice: ClassVar[bool] = True
+    biased: ClassVar[bool] = True
 
     def __init__(self, heads: int, width: int, size: int = 8, symmetric: bool = False, rank: int = 1) -> None:
         super().__init__(heads, width)

@@ -11,6 +11,7 @@ from ..options import as_declared, check_options, options_of
 from .base import Channel
 from .elastic import Nested, ParameterTokens
 from .experts import Experts, MixtureOfExperts
+from .ista import Ista
 from .kan import Kan
 from .mlp import GLU, MLP, NoChannel
 from .sparse import AdaptiveChain, HiddenRouting, TopK
@@ -30,6 +31,7 @@ CHANNELS: dict[str, type[Channel]] = {
     "nested": Nested,
     "parameter_tokens": ParameterTokens,
     "kan": Kan,
+    "ista": Ista,
 }
 
 

@@ -40,10 +40,14 @@ class Scored(Attention):
         """What query i reads from key j: 0 where it may not see it."""
         raise NotImplementedError
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Float[Tensor, "B H N D"]:
+    def adjacency(self, q: Tensor, k: Tensor, layout: Layout) -> Float[Tensor, "B H N N"]:
+        """The weights of all pairs of tokens."""
         scores, bias = (q * q.shape[-1] ** -0.5) @ k.mT, self.position.bias(layout, q)
         scores = scores if bias is None else scores + bias.to(scores.dtype)
-        return self.weights(scores, self.seen(layout, q.device), layout).to(v.dtype) @ v
+        return self.weights(scores, self.seen(layout, q.device), layout)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Float[Tensor, "B H N D"]:
+        return self.adjacency(q, k, layout).to(v.dtype) @ v
 
 
 class Sigmoid(Scored):
