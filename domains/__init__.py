@@ -33,6 +33,18 @@ def _graph_link() -> type[Any]:
     return Link
 
 
+def _graph_temporal() -> type[Any]:
+    from .graph.temporal import Temporal
+
+    return Temporal
+
+
+def _graph_state() -> type[Any]:
+    from .graph.state import State
+
+    return State
+
+
 def _graph_signals() -> type[Any]:
     from .graph.signals import NodeSignals
 
@@ -71,6 +83,8 @@ def _graph_graph() -> type[Any]:
 
 TASKS: dict[str, Callable[[], type[Any]]] = {
     "graph/link": _graph_link,
+    "graph/temporal": _graph_temporal,
+    "graph/state": _graph_state,
     "graph/signals": _graph_signals,
     "timeseries/forecast": _forecast,
     "hyperspectral/classify": _classify_scene,

@@ -19,7 +19,11 @@ from tests.pipelines.toy import Line, LineConfig
 SMALL: dict[str, dict[str, Any]] = {  # the laws do not depend on size; the test run does
     "graph/link": {"simulated": {"nodes": 200, "words": 40}, "negatives": 20},
     "graph/signals": {"lags": 4},
+    "graph/state": {"history": 64, "patches": 4},
+    "graph/temporal": {"history": 64, "patches": 4, "negatives": 4, "train_negatives": 2},
     "timeseries/forecast": {"lookback": 24, "horizon": 12, "ets_origins": 1},
+    "graph/node": {"simulated": {"nodes": 160, "words": 60}, "baseline_epochs": 4},
+    "graph/graph": {"simulated": {"graphs": 60}},
     "hyperspectral/classify": {"simulated": {"rows": 96, "cols": 96, "bands": 40}, "split": {"block": 12}},
     "synthetic/recall": {"strings": 40, "length": 24, "pairs": 3, "vocab": 16},
     "synthetic/listops": {"strings": 40, "length": 24},
