@@ -17,7 +17,7 @@ class Ista(Channel):
 
     The sparsifying half of "White-Box Transformers via Sparse Rate Reduction" (Yu et al. 2023). It replaces the tokens,
     so a block with it is a serial mixer ``[{mixer: residual, norm: layer, inner: {mixer: subspace}}, {mixer: norm},
-    {mixer: feed_forward, channel: ista}]`` with ``channel: none``, ``placement: plain`` and ``norm: none``.
+    {mixer: feed_forward, layer: ista}]`` with ``channel: none``, ``placement: plain`` and ``norm: none``.
     """
 
     def __init__(self, dim: int, step: float = 0.1, sparsity: float = 0.1) -> None:
