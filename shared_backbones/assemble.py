@@ -273,6 +273,8 @@ def stride_of(preset: Preset) -> int:
     layers = preset.stem_options.get("layers", ({"stride": 4},)) if preset.stem == "image" else ()
     if preset.stem == "tokens_to_token":
         layers = [{"stride": s} for s in preset.stem_options.get("strides", (4, 2, 2))]
+    if preset.stem == "channel_patches":
+        layers = [{"stride": preset.stem_options.get("patch", 16)}]
     return math.prod(row.get("stride", 1) for row in layers) * math.prod(s.stride for s in preset.backbone.stages)
 
 
