@@ -64,7 +64,7 @@ def past_block(data: Events, instant: float, options: PatchOptions, features: Fl
     return Block(nodes, inputs, present, arcs.astype(np.int64), np.concatenate([forth, back]))
 
 
-def joined(blocks: Sequence[Block], queries: Sequence[Int[np.ndarray, "q c"]]) -> Batch:
+def joined(blocks: Sequence[Block], queries: Sequence[Int[np.ndarray, "_ c"]]) -> Batch:
     """Blocks side by side, padded to the most nodes.
 
     "inputs" (B, n, M, 3), "present" (B, n * M), "edges" (2, E) into the flattened tokens, "edge_attr" (E, F), and "at":
