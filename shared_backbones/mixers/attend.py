@@ -18,9 +18,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from ..blocks import whole_blocks
 from ..errors import BadRequest
 from ..layout import Layout, extents
 from .base import split_heads
+
+AT_ONCE = 2**22  # scores in one buffer, which glibc then still reuses
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,31 @@ def unseen(seen: Bool[Tensor, "*S"], dtype: torch.dtype) -> Float[Tensor, "*S"]:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, 0.5 * torch.finfo(dtype).min)
 
 
+def plain(q: Tensor, k: Tensor, v: Tensor, biases: Sequence[Tensor]) -> Tensor:
+    """:func:`attend` as two products around a softmax."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    for bias in biases:
+        scores = scores + bias
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
+def in_parts(tensors: Sequence[Tensor], size: int, axis: int, run: Callable[[list[Tensor]], Tensor]) -> Tensor:
+    """``run`` on parts of ``size`` along an axis, joined again; tensors of extent 1 there go along whole."""
+    count = whole_blocks(tensors[0].shape[axis], size)
+    if count == 1:
+        return run(list(tensors))
+    split = [t.split(size, axis) if t.shape[axis] > 1 else [t] * count for t in tensors]
+    return torch.cat([run(list(part)) for part in zip(*split, strict=True)], axis)
+
+
 def attend(
     q: Float[Tensor, "B H G P D"], k: Float[Tensor, "B H G K D"], v: Float[Tensor, "B H G K D"], *biases: Tensor | None
 ) -> Float[Tensor, "B H G P D"]:
     """softmax(Q K^T / sqrt(D) + biases) V; each bias has five sizes that spread to (B, H, G, P, K), None adds nothing.
 
-    Fused where the biases are the same for all items and heads and do not learn. Otherwise in plain products: no fused
-    kernel on CPU has a gradient for a bias, and what torch falls back to is a third slower.
+    Fused where the biases are the same for all items and heads and do not learn. Otherwise in plain products, over so
+    many groups at a time that the scores stay in the cache: no fused kernel on CPU has a gradient for a bias, and what
+    torch falls back to is slower.
     """
     given = [b for b in biases if b is not None]
     if not any(b.requires_grad or b.shape[0] > 1 or b.shape[1] > 1 for b in given):
@@ -81,10 +102,16 @@ def attend(
             mask = mask.expand(-1, -1, q.shape[3], k.shape[3])
         y = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=mask)
         return y.unflatten(0, q.shape[:2])
-    scores = (q * q.shape[-1] ** -0.5) @ k.mT
-    for b in given:
-        scores = scores + b
-    return scores.softmax(-1).to(v.dtype) @ v
+    if torch.compiler.is_compiling() or q.device.type != "cpu":
+        return plain(q, k, v, given)
+    room = max(1, AT_ONCE // (q.shape[0] * q.shape[3] * k.shape[3]))  # groups of one head
+    heads, groups = max(1, room // q.shape[2]), min(room, q.shape[2])
+    return in_parts(
+        [q, k, v, *given],
+        heads,
+        1,
+        lambda part: in_parts(part, groups, 2, lambda few: plain(few[0], few[1], few[2], few[3:])),
+    )
 
 
 def pick(x: Shaped[Tensor, "B H N D"], index: Int[Tensor, "G P"]) -> Shaped[Tensor, "B H G P D"]:

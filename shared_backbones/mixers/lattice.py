@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -93,12 +92,11 @@ def neighbours(n: int, window: int, dilation: int, stride: int, causal: bool, ti
 def spread_table(
     axes: Sequence[Neighbours], window: Sequence[int], table: Float[Tensor, "T H"]
 ) -> Float[Tensor, "H S P K"]:
-    """The numbers of a relative table for every kind of tile, axis by axis: a product with 0 and 1, since the gradient
-    of a look-up would add up row by row."""
+    """The numbers of a relative table for every kind of tile, looked up axis by axis: the gradient then adds up long
+    slices instead of single entries."""
     values = table.T.reshape(-1, *(2 * w - 1 for w in window))
-    for a, (axis, w) in enumerate(zip(axes, window, strict=True), 1):
-        chosen = F.one_hot(axis.apart.flatten(), 2 * w - 1).to(values.dtype)
-        values = torch.tensordot(values, chosen, dims=([a], [1])).movedim(-1, a)
+    for a, axis in enumerate(axes, 1):
+        values = values.index_select(a, axis.apart.flatten())
     rank = len(axes)
     values = values.reshape(-1, *(n for axis in axes for n in axis.apart.shape))  # (H, s, p, k, s, p, k ...)
     values = values.permute(0, *(i + 3 * a for i in (1, 2, 3) for a in range(rank)))
