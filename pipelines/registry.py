@@ -262,13 +262,13 @@ def _append_history(root: Path, row: Mapping[str, Any]) -> None:
         os.fsync(f.fileno())
 
 
-def _give(client: Any, root: Path, version: Any, alias: str) -> None:
+def _give(client: Any, root: Path, version: Any, alias: str, why: str) -> None:
     """Move an alias: first into the history, which a rebuild goes by, then in MLflow."""
     run = version.tags[RUN_TAG]
     before = _aliases(client, version.name).get(alias)
     at = datetime.now(UTC).isoformat(timespec="seconds")
     row = {"at": at, "model": version.name, "alias": alias, "version": int(version.version), "run": run}
-    _append_history(root, {**row, "previous": before})
+    _append_history(root, {**row, "previous": before, "why": why})
     client.set_registered_model_alias(version.name, alias, version.version)
 
 
@@ -280,7 +280,7 @@ def record(folder: Path, root: Path) -> dict[str, Any]:
     with _opened(root) as client:
         version = _record(client, Path(folder).resolve())
         if CHAMPION not in _aliases(client, version.name):
-            _give(client, root, version, CHAMPION)
+            _give(client, root, version, CHAMPION, "the first version of its model")
         return _answer(client, version)
 
 
@@ -322,17 +322,46 @@ def resolve(text: str, root: Path) -> Path:
     raise BadRequest(f"{text} is run {run}, whose folder is gone: train again, or promote another version")
 
 
-def promote(text: str, root: Path, alias: str = CHAMPION) -> dict[str, Any]:
-    """Give the version that ``text`` names an alias; nothing happens where it has it. Raises BadRequest."""
+def promote(
+    text: str, root: Path, alias: str = CHAMPION, *, why: str = "asked for", instead_of: str | None = None
+) -> dict[str, Any]:
+    """Give the version that ``text`` names an alias; nothing happens where it has it.
+
+    ``instead_of``: the run that must hold the alias now, for a decision made against that one. Raises BadRequest where
+    another has it meanwhile, or where there is no such version.
+    """
     _known(root)
     if not alias.isidentifier():
         raise BadRequest(f"an alias is a plain word such as champion, got {alias!r}")
     with _opened(root) as client:
         version = _find(client, text)
         before = _aliases(client, version.name).get(alias)
+        if instead_of is not None and before is not None:
+            held = client.get_model_version(version.name, str(before)).tags[RUN_TAG]
+            if held != instead_of:
+                raise BadRequest(
+                    f"{version.name}@{alias} is run {held} by now, not {instead_of}: compare with that one"
+                )
         if before != int(version.version):
-            _give(client, root, version, alias)
+            _give(client, root, version, alias, why)
         return {**_answer(client, version), "run": version.tags[RUN_TAG], "alias": alias, "previous": before}
+
+
+def history(name: str, root: Path) -> list[dict[str, Any]]:
+    """Who held which alias of a model from when on, and why, oldest first. Raises BadRequest for an unknown model."""
+    rows = _history(root)
+    if name not in {row["model"] for row in rows}:
+        raise unknown("model", name, sorted({row["model"] for row in rows}))
+    return [row for row in rows if row["model"] == name]
+
+
+def rollback(name: str, root: Path, alias: str = CHAMPION) -> dict[str, Any]:
+    """Give an alias back to the run that held it before the present one. Raises BadRequest where none did."""
+    held = [row["run"] for row in history(name, root) if row["alias"] == alias]
+    before = [run for run in held if run != held[-1]] if held else []
+    if not before:
+        raise BadRequest(f"{name}@{alias} was never another run: there is nothing to go back to")
+    return promote(before[-1], root, alias, why=f"rolled back from run {held[-1]}", instead_of=held[-1])
 
 
 def versions(root: Path) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from shared_backbones.errors import BadRequest
 
 from ..console import FAILED, Answer, AsJson, Root
 from . import show
+from .models import Draws, Guards, Margin, Slower, judged, terms_of
 
 TaskName = Annotated[str, typer.Argument(metavar="DOMAIN/TASK", help="Such as timeseries/forecast.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or id, or MODEL@champion.")]
@@ -73,6 +74,38 @@ def train(
         **registered,
     }
     return Answer(values, lambda console: show.run(console, run, registered))
+
+
+def retrain(
+    task: TaskName,
+    data: Source = None,
+    preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="See `cambium backbones`.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Options as YAML.")] = None,
+    sets: Sets = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of everything random.")] = None,
+    judge_on: Annotated[str | None, typer.Option("--judge-on", metavar="SRC", help="Default: the data's own.")] = None,
+    margin: Margin = 0.0,
+    guards: Guards = None,
+    slower: Slower = 3.0,
+    draws: Draws = 1000,
+    out: Out = RUNS,
+    as_json: AsJson = False,
+) -> Answer:
+    """Check the data, train a challenger, and let it become champion where it is better beyond chance."""
+    from ..config import resolve
+    from ..retrain import retrain as run_retraining
+
+    request = resolve(task, data=data, preset=preset, file=config, sets=sets or (), seed=seed)
+    terms = terms_of(margin, guards, slower, draws)
+    result = run_retraining(request, out, source=judge_on, terms=terms, quiet=as_json)
+
+    def text(console: Console) -> None:
+        if "judgement" in result:
+            judged(console, result["judgement"])
+        shown = ("model", "challenger", "champion", "promoted", "reason", "reused_run", "reused_decision", "directory")
+        show.pairs(console, {k: result[k] for k in shown})
+
+    return Answer(result, text)
 
 
 def evaluate(
@@ -194,7 +227,7 @@ def _number(text: str, option: str) -> float:
 
 def register(app: typer.Typer) -> None:
     """Name the commands, in the order in which a newcomer needs them."""
-    for command in (demo, train, evaluate, predict, compare, export):
+    for command in (demo, train, retrain, evaluate, predict, compare, export):
         app.command()(command)
     everything: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
     app.command(context_settings=everything)(flow)

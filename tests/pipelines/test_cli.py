@@ -18,7 +18,19 @@ from pipelines.commands.catalogue import public_data
 
 from .made import make_run, rows_task  # noqa: F401 - a fixture
 
-COMMANDS = ["demo", "train", "evaluate", "predict", "compare", "backbones", "data", "export", "flow", "models"]
+COMMANDS = [
+    "demo",
+    "train",
+    "retrain",
+    "evaluate",
+    "predict",
+    "compare",
+    "backbones",
+    "data",
+    "export",
+    "flow",
+    "models",
+]
 HEAVY = ("torch", "lightning", "prefect", "mlflow", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "rasterio")
 
 
