@@ -5,6 +5,7 @@ Shapes: B items, N tokens before, M after, C channels before, K after.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -68,7 +69,8 @@ class ConvMerge(nn.Module):
     kernel 3, stride 2 and the norm after, that of "CSWin Transformer" (Dong et al. 2022) and many others. Zeros stand
     outside the lattice and at masked tokens.
 
-    kernel: its width along every axis; None takes the stride. before: whether the norm comes first.
+    kernel: its width along every axis; None takes the stride. before: whether the norm comes first. depthwise: each
+    channel is convolved by itself, as many times as there are channels after for one before.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class ConvMerge(nn.Module):
         before: bool = False,
         act: str = "none",
         bias: bool = True,
+        depthwise: bool = False,
     ) -> None:
         super().__init__()
         if norm not in NORMS:
@@ -89,7 +92,8 @@ class ConvMerge(nn.Module):
         self.stride, self.kernel = at_least("stride", stride, 1), at_least("kernel", kernel or stride, 1)
         self.before, self.act = before, activation(act)
         self.norm = NORMS[norm](dim_in if before else dim_out)
-        self.conv = CONV[rank](dim_in, dim_out, self.kernel, stride=stride, bias=bias)
+        groups = math.gcd(dim_in, dim_out) if depthwise else 1
+        self.conv = CONV[rank](dim_in, dim_out, self.kernel, stride=stride, groups=groups, bias=bias)
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> tuple[Float[Tensor, "B M K"], Layout]:
         if self.before:

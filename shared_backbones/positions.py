@@ -76,7 +76,7 @@ class LearnedPositions(nn.Module):
 
 
 def rotary(
-    x: Float[Tensor, "B H N D"], at: Float[Tensor, "B N k"], shortest: float = 2 * math.pi, longest: float = 6e4
+    x: Float[Tensor, "B H N D"], at: Float[Tensor, "#B N k"], shortest: float = 2 * math.pi, longest: float = 6e4
 ) -> Float[Tensor, "B H N D"]:
     """Rotates pairs of channels by angles 2 pi p / period, so that products of q and k see differences of p alone.
 

@@ -50,6 +50,16 @@ def test_strided_inverted_residual_against_torch_modules(shortcut: bool) -> None
     torch.testing.assert_close(y, want.flatten(2).mT)
 
 
+def test_depthwise_merge_convolves_each_channel_by_itself() -> None:
+    torch.manual_seed(0)
+    merge = build_merge("conv", 4, 8, 2, 2, kernel=3, norm="none", depthwise=True)
+    x = torch.randn(1, 6 * 6, 4)
+    changed = x.clone()
+    changed[..., 1] += 1.0
+    moved = (merge(changed, Layout((6, 6)))[0] - merge(x, Layout((6, 6)))[0]).abs().amax((0, 1)) > 1e-6
+    assert moved.tolist() == [False, False, True, True, False, False, False, False]
+
+
 @pytest.mark.parametrize("name", ["mbconv", "cross_scale", "conv"])
 @pytest.mark.parametrize("axes", [(7,), (5, 4), (3, 4, 5)])
 def test_padding_changes_no_merged_token(name: str, axes: tuple[int, ...]) -> None:
