@@ -1,4 +1,4 @@
-"""What a sceptic would try first on nodes: features alone, labels alone, smoothed features, and tuned graph networks."""
+"""What a sceptic would try first on nodes: features alone, labels alone, smoothed features, tuned networks."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def train_small(
 
     def loss(batch: Mapping[str, Tensor]) -> Tensor:
         out, target = model(batch), batch["target"]
-        net = model.inner if isinstance(model, PlainGcn) else model
+        net: Any = model.inner if isinstance(model, PlainGcn) else model
         if target.dtype == torch.int64:
             return F.cross_entropy(out, target)
         return F.mse_loss(out[:, 0], (target - net.target_mean) / net.target_std)
@@ -135,7 +135,7 @@ def node_baselines(data: Graph, split: Split, fitted: Fitted, config: NodeOption
     encoding = encodings(data, config.encodings)
     at = split.parts
     parts = {p: WholeGraph(data, fitted, encoding, at[p]) for p in PARTS}
-    batches = {p: items.batch(range(len(items))) for p, items in parts.items()}
+    batches: dict[str, Mapping[str, Tensor]] = {p: items.batch(range(len(items))) for p, items in parts.items()}
     scores: dict[str, Any] = {}
     for name, variants in _networks(fitted, data.nodes).items():
         if name in config.baselines:
@@ -213,7 +213,7 @@ def smoothed_regression(data: Graph, split: Split, fitted: Fitted) -> Any:
     assert data.target is not None
     x = np.asarray(data.features, np.float64)
     if fitted["scale"] == "row":
-        x = x / np.maximum(np.abs(x).sum(1, keepdims=True), 1e-12)
+        x = x / np.maximum(np.sqrt((x**2).sum(1, keepdims=True)), 1e-12)
     x = (x - np.array(fitted["mean"])) / np.array(fitted["std"])
     smooth, best, kept = _smoother(data, True), -np.inf, None
     train, val, test = (split.parts[p] for p in ("train", "val", "test"))

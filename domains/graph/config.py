@@ -72,7 +72,7 @@ class GraphOptions(TaskConfig):
     duplicates: Literal["merge", "keep"] = Field("merge", description="equal edges: first kept and weights summed")
     scale: Literal["auto", "row", "standard", "none"] = Field(
         "auto",
-        description="features: rows that sum to 1, or mean 0 and deviation 1 over training nodes; auto: row where they "
+        description="features: rows of length 1, or mean 0 and deviation 1 over training nodes; auto: row where they "
         "are counts that are mostly 0",
     )
     split: SplitOptions = SplitOptions()

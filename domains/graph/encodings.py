@@ -80,7 +80,7 @@ def _sparse_enough(matrix: Any) -> bool:
 def random_walk_encoding(graph: Graph, steps: int) -> Float[np.ndarray, "N steps"]:
     """Probability to be back after 1 .. ``steps`` steps of a random walk along the arcs.
 
-    Undirected: P = D^-1 A is similar to the symmetric S, and diag(S^(a+b)) = sum_j S^a_ij S^b_ij, so half the powers do.
+    Undirected: P = D^-1 A is similar to the symmetric S, and diag(S^(a+b)) = sum_j S^a_ij S^b_ij: half the powers do.
     Powers stay sparse while they are, then go column block by column block: memory grows with N x 512, not N x N.
     """
     a = adjacency(graph)
@@ -139,7 +139,7 @@ def degree_encoding(graph: Graph) -> Float[np.ndarray, "N 1"]:
 
 
 def distance_encoding(graph: Graph, anchors: int) -> Float[np.ndarray, "N anchors"]:
-    """1 / (1 + steps to the anchor), 0 where it is out of reach. Anchor r is its graph's node of r-th largest degree."""
+    """1 / (1 + steps to the anchor), 0 out of reach. Anchor r is its graph's node of the r-th largest degree."""
     degree, hops = graph.degree(), adjacency(graph).T
     ranked = np.lexsort((np.arange(graph.nodes), -degree, graph.graph_of()))
     found = np.zeros((graph.nodes, anchors))

@@ -42,7 +42,7 @@ def refined(graph: Graph, colour: Int[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
 
 
 def subtree_counts(graph: Graph, rounds: int) -> list[Any]:
-    """Sparse counts (G, colours) after 0 .. ``rounds`` rounds: the features of the subtree kernel of Shervashidze et al.
+    """Sparse counts (G, colours) after 0 .. ``rounds`` rounds: the features of the subtree kernel (Shervashidze 2011).
 
     No target enters, so counting test graphs' colours beside the others gives nothing away.
     """

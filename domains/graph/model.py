@@ -32,7 +32,7 @@ READOUTS = ("mean", "sum", "max")
 
 
 def edge_width(sentences: Iterable[Any]) -> int:
-    """The ``edge_features`` that any mixer of a preset asks for, inner ones too (0: none). BadRequest for two widths."""
+    """The ``edge_features`` that any mixer of a preset asks for, inner ones too. BadRequest for two widths."""
     found: set[int] = set()
 
     def look(value: Any) -> None:
@@ -101,13 +101,13 @@ class Stem(nn.Module):
             if "mask" in batch:
                 x = x.masked_fill(~batch["mask"][..., None], 0.0)
             if self.scale == "row":
-                x = x / x.abs().sum(-1, keepdim=True).clamp_min(1e-12)
+                x = F.normalize(x, dim=-1)
             x = (x - self.mean) / self.std
             return self.embed(F.dropout(x, rate, training))
         at, value, n = batch["x_at"], batch["x_value"], int(batch["size"])
         if self.scale == "row":
-            total = value.new_zeros(n).index_add(0, at[0], value.abs())
-            value = value / total.clamp_min(1e-12)[at[0]]
+            total = value.new_zeros(n).index_add(0, at[0], value * value)
+            value = value / total.sqrt().clamp_min(1e-12)[at[0]]
         value = F.dropout(value, rate, training)
         matrix = torch.sparse_coo_tensor(
             at, value, (n, self.embed.in_features), is_coalesced=True, check_invariants=False

@@ -21,7 +21,7 @@ class Node(GraphTask):
     level: ClassVar[str] = "node"
     Config: ClassVar[type[TaskConfig]] = NodeOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {
-        "epochs": 300, "batch_size": 1_000_000, "lr": 0.01, "weight_decay": 0.3, "patience": 100,
+        "epochs": 200, "batch_size": 1_000_000, "lr": 0.01, "weight_decay": 0.3, "patience": 60,
     }  # fmt: skip
     default_preset: ClassVar[str] = "graph_propagation"
     metric_facts: Mapping[str, MetricFact] = CLASS_FACTS

@@ -30,7 +30,8 @@ def open_graph(source: str, options: GraphOptions, level: str, **known: Any) -> 
         raise BadInput(f"{source}: its targets are of {graph.level}s, not of {level}s: use the task {other}")
     if options.target_kind == "class" and graph.target is not None and not graph.classes:
         raise BadInput(
-            f"{source}: the target holds real values, and classes are asked for. For regression: --set target_kind=value"
+            f"{source}: the target holds real values, and classes are asked for. For regression: "
+            "--set target_kind=value"
         )
     if options.target_kind == "value" and graph.classes:
         graph = replace(graph, target=_values(graph, source), classes=())

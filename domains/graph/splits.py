@@ -43,8 +43,8 @@ def make_split(graph: Graph, options: SplitOptions) -> Split:
         needed = [c for c, n in zip(graph.classes, counts["test"], strict=True) if n and c in lacking]
         if len(lacking) >= len(graph.classes) - 1 or (needed and protocol != "given"):
             raise BadInput(
-                f"{where}: class {', '.join(map(repr, lacking[:5]))} has no training {graph.level} under {name!r}; label "
-                "some, leave the class out, or choose another split"
+                f"{where}: class {', '.join(map(repr, lacking[:5]))} has no training {graph.level} under {name!r}; "
+                "label some, leave the class out, or choose another split"
             )
         facts["classes_without_training"] = lacking
         facts["class_counts"] = {p: [int(v) for v in c] for p, c in counts.items()}
@@ -70,8 +70,8 @@ def _given(graph: Graph, options: SplitOptions) -> tuple[str, dict[str, Any]]:
         val, train = _dealt(graph, parts["train"], (options.inner, 1 - options.inner), (options.seed, options.index))
         parts |= {"train": train, "val": val}
         which += (
-            f"; nested: {options.inner:.0%} of each training fold validates (stratified, seed {options.seed}), the epoch "
-            "with the least validation loss is kept, the test fold has no say"
+            f"; nested: {options.inner:.0%} of each training fold validates (stratified, seed {options.seed}), the "
+            "epoch with the least validation loss is kept, the test fold has no say"
         )
     return which, parts
 

@@ -1,4 +1,4 @@
-"""What the tasks on nodes and on graphs share: reading, statistics, loss, calibration, scores. See domains.task.Task."""
+"""What the tasks on nodes and on graphs share: reading, statistics, loss, calibration, scores."""
 
 from __future__ import annotations
 
@@ -184,5 +184,6 @@ def held_to(graph: Graph, fitted: Fitted, source: str) -> None:
     if graph.directed != fitted["directed"]:
         ways = ("undirected", "directed")
         raise BadInput(
-            f"{source}: the graph is {ways[graph.directed]}, and the model was trained on {ways[fitted['directed']]} ones"
+            f"{source}: the graph is {ways[graph.directed]}, and the model was trained on "
+            f"{ways[fitted['directed']]} ones"
         )

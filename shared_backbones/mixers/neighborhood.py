@@ -46,11 +46,18 @@ def degrees(edges: Ends, count: int, like: Tensor) -> Float[Tensor, "M"]:
     return like.new_zeros(count).index_add(0, target, keep.to(like.dtype))
 
 
-def symmetric(edges: Ends, x: Float[Tensor, "M C"]) -> tuple[Float[Tensor, "E"], Float[Tensor, "M 1"]]:
-    """Weights of D^-1/2 (A + I) D^-1/2, of the edges and of each token's own loop; D counts edges in, and the loop."""
-    inverse = (degrees(edges, x.shape[0], x) + 1).rsqrt()
+def symmetric(
+    edges: Ends, x: Float[Tensor, "M C"], loops: bool = True
+) -> tuple[Float[Tensor, "E"], Float[Tensor, "M 1"]]:
+    """Weights of D^-1/2 (A + I) D^-1/2, of the edges and of each token's own loop; D counts edges in, and the loop.
+
+    Without ``loops`` those of D^-1/2 A D^-1/2, and zeros.
+    """
+    count = degrees(edges, x.shape[0], x)
+    inverse = (count + 1 if loops else count.clamp_min(1)).rsqrt()
     source, target, keep = edges
-    return inverse[source] * inverse[target] * keep.to(x.dtype), (inverse * inverse)[:, None]
+    own = inverse * inverse if loops else torch.zeros_like(inverse)
+    return inverse[source] * inverse[target] * keep.to(x.dtype), own[:, None]
 
 
 class Message(Mixer):
@@ -157,14 +164,23 @@ class Propagate(Mixer):
     g_k = alpha (1 - alpha)^k, the last (1 - alpha)^K: "Predict then Propagate" (Klicpera et al. 2019). With ``learn``
     the g are parameters, of either sign: "Adaptive Universal Generalized PageRank" (Chien et al. 2021).
 
-    hops: K. dropout: of the input, while training.
+    hops: K. loops: whether P has the I; without it what neighbours say is kept apart from what a token says itself,
+    which graphs of unlike neighbours need. dropout: of the input, while training.
     """
 
     sets: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"edges"})
     cost: ClassVar[str] = "O(N d + E d)"
 
-    def __init__(self, dim: int, hops: int = 10, alpha: float = 0.1, learn: bool = False, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hops: int = 10,
+        alpha: float = 0.1,
+        learn: bool = False,
+        loops: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         if not 0 < alpha < 1:
             raise BadRequest(f"alpha of 'propagate' lies between 0 and 1, got {alpha}")
@@ -174,13 +190,13 @@ class Propagate(Mixer):
             self.share = nn.Parameter(share)
         else:
             self.register_buffer("share", share)
-        self.dropout = dropout
+        self.dropout, self.loops = dropout, loops
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)
         x = layout.clean(x)
         edges, flat = ends(layout), F.dropout(x, self.dropout, self.training).flatten(0, 1)
-        weight, own = symmetric(edges, flat)
+        weight, own = symmetric(edges, flat, self.loops)
         share = self.share.unbind()
         total = share[0] * flat
         for g in share[1:]:

@@ -33,7 +33,7 @@ class Graph:
     directed: stated by the source or the user, never guessed. False: every edge stands as two arcs, i -> j and j -> i
         (a self-loop as one), with the same attributes; True: arcs are as the source has them.
     offsets: graph g holds the nodes ``offsets[g] : offsets[g + 1]``; one graph is ``[0, N]``. No arc crosses graphs.
-    target: per node, or per graph where ``level`` is "graph": class positions (-1 unknown) or real values (NaN unknown).
+    target: per node, or per graph where ``level`` is "graph": class positions (-1 unknown) or values (NaN unknown).
     """
 
     features: Float[np.ndarray, "N F"]  # float32, perhaps memory-mapped

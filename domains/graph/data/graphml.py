@@ -51,8 +51,8 @@ def read_graphml(path: Path, schema: Schema, rules: Rules) -> Graph:
         if _local(key.tag) == "key":
             default = next((d.text for d in key if _local(d.tag) == "default"), None)
             name = key.get("attr.name") or key.get("id", "")
-            keys[key.get("id", "")] = (key.get("for", "all"), name, default)
-            types[name] = _TYPES.get(key.get("attr.type", "string"), "object")
+            keys[str(key.get("id", ""))] = (str(key.get("for", "all")), str(name), default)
+            types[str(name)] = _TYPES.get(key.get("attr.type", "string"), "object")
     nodes = [e for e in graphs[0] if _local(e.tag) == "node"]
     links = [e for e in graphs[0] if _local(e.tag) == "edge"]
     default = graphs[0].get("edgedefault", "undirected")
@@ -79,7 +79,8 @@ def read_graphml(path: Path, schema: Schema, rules: Rules) -> Graph:
 
     table, edge_table = frame(nodes, "node"), frame(links, "edge")
     goal = schema.target or next((c for c in ("target", "label", "y", "class") if c in table.columns), None)
-    target, classes = (None, ())
+    target: Any = None
+    classes: tuple[str, ...] = ()
     if goal is not None and goal in table.columns:
         target, classes = target_of(path, table[goal], schema)
     features, columns = _features(table, path, {goal or "", schema.split, schema.id}, schema)

@@ -126,7 +126,7 @@ def plain(value: Any) -> Any:
             raise LookupError("it holds an array of objects")
         kind = dtype.args[0].decode() if isinstance(dtype.args[0], bytes) else dtype.args[0]
         order = dtype.state[1] if dtype.state else b"|"
-        byte_order = order.decode() if isinstance(order, bytes) else order
+        byte_order: Any = order.decode() if isinstance(order, bytes) else order
         if isinstance(content, Record):  # Python 3 writes bytes of protocol 2 as text to encode again
             content = content.args[0].encode("latin1")
         array = np.frombuffer(content, np.dtype(kind).newbyteorder(byte_order))

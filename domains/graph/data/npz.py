@@ -32,8 +32,8 @@ def read_npz(path: Path, rules: Rules) -> Graph:
     if "adj_indptr" in parts:
         return _sparse(path, parts, rules)
     raise BadInput(
-        f"{path}: no known layout: it holds {', '.join(sorted(parts)) or 'nothing'}. Known: node_features, node_labels, "
-        "edges (with masks), or adj_data, adj_indices, adj_indptr, adj_shape, attr_*, labels"
+        f"{path}: no known layout: it holds {', '.join(sorted(parts)) or 'nothing'}. Known: node_features, "
+        "node_labels, edges (with masks), or adj_data, adj_indices, adj_indptr, adj_shape, attr_*, labels"
     )
 
 
@@ -62,7 +62,8 @@ def _masked(path: Path, parts: dict[str, Any], rules: Rules) -> Graph:
     if edges.ndim != 2 or 2 not in edges.shape:
         raise BadInput(f"{path}: 'edges' must be (E, 2), got {edges.shape}")
     edges = edges.T if edges.shape[1] == 2 else edges
-    target, classes = (None, ())
+    target: Any = None
+    classes: tuple[str, ...] = ()
     if "node_labels" in parts:
         target, classes = classes_of(path, parts["node_labels"])
         if len(target) != len(features):

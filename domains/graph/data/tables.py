@@ -165,7 +165,7 @@ def _ends(frame: pd.DataFrame, path: Path, ids: pd.Index[Any], schema: Schema) -
         found.append(ids.get_indexer(pd.Index(values)))
         series.append(column)
     pairs = np.stack(found).astype(np.int64)
-    lost = (pairs < 0).any(0)
+    lost: Any = (pairs < 0).any(0)
     if lost.any():
         row = int(np.flatnonzero(lost)[0])
         which = 0 if pairs[0, row] < 0 else 1
@@ -191,7 +191,8 @@ def read_tables(nodes: Path, edges: Path, schema: Schema, rules: Rules) -> Graph
             raise BadInput(f"{nodes}: the schema speaks of a column {name!r}, and neither table has it")
     usual = next((c for c in ("target", "label", "y") if c in frame.columns), None)
     goal = schema.target or usual
-    target, classes = (None, ())
+    target: Any = None
+    classes: tuple[str, ...] = ()
     if goal is not None and (schema.target is None or goal in frame.columns or not schema.classes):
         target, classes = target_of(nodes, _column(frame, goal, nodes, "target", "target"), schema)
     features, columns = _features(frame, nodes, {schema.id, schema.split, goal or ""}, schema)
@@ -226,7 +227,8 @@ def _times(path: Path, series: pd.Series[Any]) -> Any:
     if pd.api.types.is_numeric_dtype(series):
         return numbers(path, series)
     stamps = pd.DatetimeIndex(pd.to_datetime(series, format="ISO8601", errors="coerce", utc=True))
-    if stamps.isna().any():
-        row = int(np.flatnonzero(stamps.isna())[0])
+    bad = np.flatnonzero(stamps.isna())
+    if len(bad):
+        row = int(bad[0])
         raise BadInput(f"{_cell(path, series, row)} is neither a number nor an ISO 8601 time stamp")
     return stamps.to_numpy("datetime64[ns]").astype(np.int64) / 1e9

@@ -47,7 +47,8 @@ def read_tensors(path: Path, rules: Rules) -> Graph:
     if edges.ndim != 2 or edges.shape[0] != 2:
         raise BadInput(f"{path}: edge_index must be (2, E), got {edges.shape}")
     n = len(array["x"]) if "x" in array else int(found.get("num_nodes") or edges.max(initial=-1) + 1)
-    target, classes = (None, ())
+    target: Any = None
+    classes: tuple[str, ...] = ()
     if "y" in array:
         target, classes = classes_of(path, array["y"].squeeze(-1) if array["y"].ndim == 2 else array["y"])
     given = None

@@ -49,7 +49,9 @@ def _text(path: Path, rules: Rules) -> Graph:
     rows, at = _numbers(path), 1
     tags: list[float] = []
     arcs: list[tuple[int, int]] = []
-    labels, sizes, extra = [], [], []
+    labels: list[int] = []
+    sizes: list[int] = []
+    extra: list[list[float]] = []
     try:
         for _ in range(int(rows[0][0])):
             n, label = int(rows[at][0]), int(rows[at][1])

@@ -22,10 +22,11 @@ def near(x: Tensor, layout: Layout) -> list[list[tuple[int, int]]]:
     return found
 
 
-def _kipf(rows: list[Tensor], around: list[list[tuple[int, int]]]) -> list[Tensor]:
-    d = [len(n) + 1 for n in around]
+def _kipf(rows: list[Tensor], around: list[list[tuple[int, int]]], loops: bool = True) -> list[Tensor]:
+    d = [len(n) + 1 if loops else max(1, len(n)) for n in around]
     return [
-        rows[i] / d[i] + sum((rows[j] / (d[i] * d[j]) ** 0.5 for _, j in n), torch.zeros_like(rows[i]))
+        (rows[i] / d[i] if loops else 0 * rows[i])
+        + sum((rows[j] / (d[i] * d[j]) ** 0.5 for _, j in n), torch.zeros_like(rows[i]))
         for i, n in enumerate(around)
     ]
 
@@ -57,7 +58,7 @@ def propagate(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     rows = list(x.flatten(0, 1))
     total = [mixer.share[0] * r for r in rows]
     for g in mixer.share[1:]:
-        rows = _kipf(rows, around)
+        rows = _kipf(rows, around, mixer.loops)
         total = [t + g * r for t, r in zip(total, rows, strict=True)]
     return torch.stack(total).reshape(x.shape) - x
 
@@ -90,7 +91,7 @@ REFERENCES = {
     "hops": hops,
 }
 VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "graph_sum": [{"edge_features": 3}],
-    "graph_convolution": [{"activation": "relu"}],
-    "propagate": [{"learn": True, "hops": 3, "alpha": 0.4}],
+    "graph_sum": [{}, {"edge_features": 3}],
+    "graph_convolution": [{}, {"activation": "relu"}],
+    "propagate": [{}, {"learn": True, "hops": 3, "alpha": 0.4, "loops": False}],
 }
