@@ -15,6 +15,7 @@ from .delta import Delta
 from .directions import Directions
 from .dual import ChannelAttention, HiLo
 from .dynamic import DynamicLocal, LargeSmall
+from .factored import Factored
 from .fixed import RandomMixing
 from .gating import Depthwise, Pooling
 from .graph_attention import EdgeStream, TopAttention
@@ -39,15 +40,18 @@ from .recursive import RecursiveGated
 from .reduced import ConvProjected, Reduced
 from .retention import MatrixLstm, Retention
 from .routed_heads import Cascaded, GatedHeads, RoutedHeads, SingleHead
-from .routing import Regions
+from .routing import Regions, Routing
 from .scored import Clipped, Multiplied, Positional, Sigmoid, TopK
+from .shift import Shift
 from .slots import Codebook, GroupedLatents, Lookup, SemanticSlots, SuperTokens, VirtualNode
+from .sorted_groups import Sorted
 from .sparse_attention import ProbSparse, Subsampled
 from .spectral import Cosine, Fourier
 from .ssm import ConvSsm, Legendre, Scan, Ssd
 from .stripes import Stripes
 from .subspace import Isomorphic, Principal, Subspace
 from .wavelet import Wavelet
+from .within import Within
 from .words import FeedForward, Normed, Product, Residual
 
 MIXERS: dict[str, type[Mixer]] = {
@@ -60,6 +64,10 @@ MIXERS: dict[str, type[Mixer]] = {
     "neighborhood": Neighborhood,
     "stripes": Stripes,
     "regions": Regions,
+    "routing": Routing,
+    "sorted": Sorted,
+    "factored": Factored,
+    "shift": Shift,
     "message": Message,
     "graph_sum": GraphSum,
     "graph_convolution": GraphConvolution,
@@ -144,6 +152,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "manhattan": Manhattan,
     "manhattan_axes": ManhattanAxes,
     "subsampled": Subsampled,
+    "within": Within,
     "prob_sparse": ProbSparse,
 }
 
