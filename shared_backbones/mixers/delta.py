@@ -39,7 +39,7 @@ class Delta(Sequence):
         decay: bool = False,
         gate: bool = False,
         kernel: int = 4,
-        chunk: int = 64,
+        chunk: int = 32,
         causal_axes: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
