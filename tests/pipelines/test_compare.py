@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from pipelines import compare as module
-from pipelines.compare import compare, interval_of_mean
+from pipelines.compare import Asked, candidates, compare, considered, interval_of_mean, mixer_option, steps_to
 from shared_backbones.errors import BadRequest
 
 from .made import make_run, rows_task  # noqa: F401 - a fixture
@@ -84,3 +84,66 @@ def test_requests_that_cannot_be_met(trained: list[Any], tmp_path: Path) -> None
     with pytest.raises(BadRequest, match="unknown preset"):
         compare("toy/rows", [PRESET, "nonsense"], out=tmp_path)
     assert not trained
+
+
+def test_mixers_in_one_preset(trained: list[Any], tmp_path: Path) -> None:
+    result = compare("toy/rows", [PRESET], mixers=["attention"], rates=[0.01], out=tmp_path / "runs", quiet=True)
+    assert [(r["method"], r["kind"]) for r in result["rows"]] == [
+        ("attention", "model"),
+        ("identity", "ablation"),
+        ("mean", "baseline"),
+    ]
+    assert result["cannot"] == []
+    assert "0.01" in Path(result["page"]).read_text()
+
+
+def asked(task: str, *sets: str) -> Asked:
+    return Asked(task, None, None, sets)
+
+
+def test_a_mixer_with_options_and_the_ladder() -> None:
+    assert mixer_option("delta:decay=true:chunk=16") == {"mixer": "delta", "decay": True, "chunk": 16}
+    assert mixer_option("delta") == "delta"
+    with pytest.raises(BadRequest, match="option=value"):
+        mixer_option("delta:decay")
+    listed = candidates(asked("synthetic/recall"), ["recall"], ["delta:decay=true", "identity"], ladder=True)
+    assert [c.name for c in listed][:2] == ["delta:decay=true", "identity"]
+    assert {"pooling", "separable", "attention"} <= {c.name for c in listed if c.kind == "ablation"}
+    with pytest.raises(BadRequest, match="each mixer once"):
+        candidates(asked("synthetic/recall"), ["recall"], ["delta", "delta"])
+
+
+def test_what_cannot_serve_is_listed_with_its_reason() -> None:
+    some = asked("synthetic/patterns")
+    able, cannot = considered(some, candidates(some, ["recall"], ["attention", "delta", "fourier"]))
+    served = [c.setting for c, _ in able if c.method == "delta"]
+    assert served == ["pattern=causal_self", "pattern=causal_cross"]
+    assert len([c for c, _ in able if c.method == "attention"]) == 4
+    reasons = {c["method"]: c["reason"] for c in cannot}
+    assert "causal by its nature" in reasons["delta, pattern=self"]
+    assert "can be causal along axes" in reasons["fourier, pattern=causal_self"]
+    one = asked("synthetic/patterns", "pattern=cross")
+    assert {c.setting for c in candidates(one, ["recall"], ["attention"])} == {None}
+    with pytest.raises(BadRequest, match="none of these can serve"):
+        considered(one, candidates(one, ["recall"], ["delta"])[:1])
+
+
+def test_steps_to_a_watched_score() -> None:
+    class Told:
+        history: ClassVar[list[Any]] = [
+            {"step": 0, "watched": 0.1},
+            {"step": 10, "watched": 0.995},
+            {"step": 20, "watched": 0.9},
+        ]
+
+    assert steps_to(Told(), 0.99) == 10  # type: ignore[arg-type]
+    assert steps_to(Told(), 0.999) is None  # type: ignore[arg-type]
+
+
+def test_parameters_are_held_against_the_first_of_the_same_setting() -> None:
+    rows = [
+        {"kind": "model", "method": f"{name}, p={p}", "parameters": n * p, "setting": f"p={p}"}
+        for p in (1, 2)
+        for name, n in (("a", 100), ("b", 120))
+    ]
+    assert len(module._warnings(rows)) == 2
