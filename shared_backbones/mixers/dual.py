@@ -23,22 +23,31 @@ class ChannelAttention(Mixer):
     """y = (softmax(Q^T K / sqrt(D)) V^T)^T per group of D channels: each channel is a token that holds all positions.
 
     "DaViT: Dual Attention Vision Transformers" (Ding et al. 2022). Every token reaches every other through D x D maps.
+
+    unit: rows of Q^T and K^T have length 1 over the tokens and a learned temperature per group stands for 1 / sqrt(D),
+    as in "XCiT: Cross-Covariance Image Transformers" (El-Nouby et al. 2021). sparse: relu in place of softmax, which
+    keeps similar channels alone: "DLGSANet" (Li et al. 2023).
     """
 
     sets: ClassVar[bool] = True
     cost: ClassVar[str] = "O(N d^2)"
 
-    def __init__(self, dim: int, heads: int | None = None) -> None:
+    def __init__(self, dim: int, heads: int | None = None, unit: bool = False, sparse: bool = False) -> None:
         super().__init__()
-        self.heads = heads_of(dim, heads)
+        self.heads, self.sparse = heads_of(dim, heads), sparse
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
+        self.temperature = nn.Parameter(torch.ones(self.heads, 1, 1)) if unit else None
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)
         qkv = layout.clean(self.qkv(layout.clean(x)))  # clean again: the bias is no token
         q, k, v = (rearrange(t, "b n (h d) -> b h d n", h=self.heads) for t in qkv.chunk(3, -1))
-        weights = (q @ k.mT * q.shape[2] ** -0.5).softmax(-1)  # (B, H, D, D)
+        if self.temperature is None:
+            scores = q @ k.mT * q.shape[2] ** -0.5
+        else:
+            scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT * self.temperature
+        weights = F.relu(scores) if self.sparse else scores.softmax(-1)  # (B, H, D, D)
         return self.out(rearrange(weights @ v, "b h d n -> b n (h d)"))
 
 

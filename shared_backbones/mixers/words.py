@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..activations import activation
 from ..errors import BadRequest
 from ..layout import Layout
 from ..norms import ACROSS_TOKENS, normalise
@@ -24,20 +25,20 @@ from .convolution import norm_of
 
 
 class Normed(Mixer):
-    """y = norm(x)."""
+    """y = act(norm(x))."""
 
     causal_axes: ClassVar[frozenset[int]] = frozenset({0, 1, 2})
     sets: ClassVar[bool] = True
     cost: ClassVar[str] = "O(N d)"
 
-    def __init__(self, dim: int, norm: str = "layer", causal_axes: tuple[int, ...] = ()) -> None:
+    def __init__(self, dim: int, norm: str = "layer", act: str = "none", causal_axes: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.causal = frozenset(causal_axes)
+        self.causal, self.act = frozenset(causal_axes), activation(act)
         self.norm = norm_of(norm, dim, self.causal)
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)
-        return normalise(self.norm, layout.clean(x), layout)
+        return self.act(normalise(self.norm, layout.clean(x), layout))
 
 
 class FeedForward(Combined):

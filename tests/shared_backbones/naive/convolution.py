@@ -92,7 +92,7 @@ def pointwise(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
 
 
 def norm(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
-    return normed(mixer.norm, clean(x, layout))
+    return mixer.act(normed(mixer.norm, clean(x, layout)))
 
 
 def mlp(layer: Any, x: Tensor) -> Tensor:

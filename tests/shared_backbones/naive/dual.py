@@ -22,8 +22,13 @@ def channels(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
         kept, columns = [i for i in range(len(q)) if mask[b][i]], []
         for c in range(x.shape[2]):
             group = range(c // d * d, c // d * d + d)
-            scores = torch.stack([(q[kept][:, c] * k[kept][:, other]).sum() for other in group]) / math.sqrt(d)
-            weights = scores.softmax(0)
+            scores = torch.stack([(q[kept][:, c] * k[kept][:, other]).sum() for other in group])
+            if mixer.temperature is None:
+                scores = scores / math.sqrt(d)
+            else:
+                lengths = torch.stack([k[kept][:, other].norm() for other in group]) * q[kept][:, c].norm()
+                scores = scores / lengths * mixer.temperature[c // d, 0, 0]
+            weights = scores.clamp_min(0) if mixer.sparse else scores.softmax(0)
             columns.append(sum(w * v[:, other] for w, other in zip(weights, group, strict=True)))
         y.append(torch.stack(columns, -1))
     return affine(mixer.out, torch.stack(y))
@@ -77,5 +82,6 @@ REFERENCES = {
     "hilo": hilo,
 }
 VARIANTS = {
+    "channels": [{}, {"unit": True, "sparse": True}],
     "hilo": [{}, {"window": 3, "low": 0.25}],
 }
