@@ -204,31 +204,41 @@ class Table(Position):
 
     "Swin Transformer" (Liu et al. 2021); ``symmetric`` stores one for both signs of an offset, size^rank of them, as
     "LeViT" (Graham et al. 2021). An item of another extent n reads offset o at o (size - 1) / (n - 1): its farthest
-    tokens read the farthest entry, and the stored size reads the table as it is.
+    tokens read the farthest entry, and the stored size reads the table as it is. Along a causal axis, whose end a token
+    must not know, offsets are read as they are, and those beyond the table share its last entry.
     """
 
     lattice: ClassVar[bool] = True
     biased: ClassVar[bool] = True
 
-    def __init__(self, heads: int, width: int, size: int = 8, symmetric: bool = False, rank: int = 1) -> None:
+    def __init__(
+        self,
+        heads: int,
+        width: int,
+        size: int = 8,
+        symmetric: bool = False,
+        causal_axes: tuple[int, ...] = (),
+        rank: int = 1,
+    ) -> None:
         super().__init__(heads, width)
         if size < 1:
             raise BadRequest(f"size must be at least 1, got {size}")
-        self.size, self.rank, self.symmetric = size, rank, symmetric
+        self.size, self.rank, self.symmetric, self.causal = size, rank, symmetric, frozenset(causal_axes)
         self.table = nn.Parameter(torch.randn(heads, *(size if symmetric else 2 * size - 1,) * rank) * 0.02)
 
-    def weights(self, n: int, extent: Int[Tensor, "B"]) -> Float[Tensor, "B U S"]:
+    def weights(self, axis: int, n: int, extent: Int[Tensor, "B"]) -> Float[Tensor, "B U S"]:
         """How each offset 1 - n .. n - 1 along an axis reads the stored entries."""
-        offset = torch.arange(1 - n, n, device=extent.device, dtype=self.table.dtype)
-        read = offset * (self.size - 1) / (extent[:, None] - 1).clamp_min(1)
+        read = torch.arange(1 - n, n, device=extent.device, dtype=self.table.dtype)[None]
+        if axis not in self.causal:
+            read = read * (self.size - 1) / (extent[:, None] - 1).clamp_min(1)
         stored = self.table.shape[1]
-        return hats(read.abs() if self.symmetric else read + (self.size - 1), stored)
+        return hats(read.abs() if self.symmetric else read + (self.size - 1), stored).expand(len(extent), -1, -1)
 
     def bias(self, layout: Layout, like: Tensor) -> Float[Tensor, "#B H N N"]:
         mask = like.new_ones(1, layout.size, dtype=torch.bool) if layout.mask is None else layout.mask
         sizes, y = extents(layout, mask), self.table.expand(mask.shape[0], *self.table.shape)
         for axis, n in enumerate(layout.axes):
-            y = torch.einsum("bus,bhs...->bhu...", self.weights(n, sizes[:, axis]), y.movedim(2 + axis, 2))
+            y = torch.einsum("bus,bhs...->bhu...", self.weights(axis, n, sizes[:, axis]), y.movedim(2 + axis, 2))
             y = y.movedim(2, 2 + axis)
         return y.flatten(2)[:, :, offsets(layout.axes, like.device)]
 
@@ -252,6 +262,7 @@ def build_position(
     width: int,
     *,
     rank: int | None = None,
+    causal_axes: Collection[int] = (),
     ordered: bool = True,
     provides: Collection[str] | None = None,
 ) -> Position:
@@ -269,12 +280,12 @@ def build_position(
     if not ordered and cls.places and provides is not None and "positions" not in provides:
         raise BadRequest(f"position {kind!r} of a set needs positions, and the tokens carry {sorted(provides)}")
     check_options(f"position {kind!r}", cls, options)
-    allowed = list(options_of(cls))[1:]  # after the width
+    given = {"rank": rank, "causal_axes": tuple(sorted(causal_axes)) or None}
+    allowed = [name for name in list(options_of(cls))[1:] if name not in given]  # after the width
     for name in options:
-        if name not in allowed or name == "rank":
+        if name not in allowed:
             raise unknown(f"option of position {kind!r}", name, allowed)
-    if rank is not None and "rank" in allowed:
-        options["rank"] = rank
+    options |= {name: value for name, value in given.items() if value is not None and name in options_of(cls)}
     return cls(heads, width, **options)
 
 

@@ -92,7 +92,9 @@ class Attention(Mixer):
         self.causal, self.widths = frozenset(causal_axes), [key * self.heads, key * self.heads, inner]
         self.qkv = nn.Linear(dim, sum(self.widths), bias=qkv_bias)
         self.out = nn.Linear(inner, dim) if out else nn.Identity()
-        self.position = build_position(position, self.heads, key, rank=rank, ordered=ordered, provides=provides)
+        self.position = build_position(
+            position, self.heads, key, rank=rank, causal_axes=causal_axes, ordered=ordered, provides=provides
+        )
         self.rank = self.position.rank
         if self.position.lattice:
             setattr(self, "sets", False)  # noqa: B010 - of this instance
@@ -124,7 +126,7 @@ class Attention(Mixer):
         return n * sum(self.widths[1:]) if self.causal else 0
 
 
-class DecayAttention(Mixer):
+class DecayAttention(Attention):
     """softmax(Q K^T / sqrt(D) - lambda_h |p_i - p_j|) V on real positions p, with a learned lambda_h >= 0 per head.
 
     The linear bias of "Train Short, Test Long" (Press et al. 2022) measured in the positions' own unit, so that
@@ -134,20 +136,14 @@ class DecayAttention(Mixer):
     decay: lambda of the first head at the start, per unit of position; each further head starts at half of it.
     """
 
-    causal_axes: ClassVar[frozenset[int]] = frozenset({0, 1, 2})
-    sets: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"positions"})
-    cost: ClassVar[str] = "O(N^2 d + N d^2)"
 
     def __init__(
         self, dim: int, heads: int | None = None, decay: float = 1.0, causal_axes: tuple[int, ...] = ()
     ) -> None:
-        super().__init__()
+        super().__init__(dim, heads, causal_axes=causal_axes)
         if decay <= 0:
             raise BadRequest(f"decay must be positive, got {decay}")
-        self.heads, self.causal = heads_of(dim, heads), frozenset(causal_axes)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
         start = decay * 0.5 ** torch.arange(self.heads, dtype=torch.float64)
         self.rate = nn.Parameter(torch.log(torch.expm1(start)).to(torch.get_default_dtype()))  # inverse softplus
 
@@ -166,11 +162,5 @@ class DecayAttention(Mixer):
             bias = bias.masked_fill(~(mask | own), -torch.inf)
         return bias
 
-    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
-        self.check(layout)
-        q, k, v = (split_heads(t, self.heads) for t in self.qkv(layout.clean(x)).chunk(3, -1))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(layout).to(q.dtype))
-        return self.out(join_heads(y))
-
-    def state_size(self, n: int) -> int:
-        return 2 * n * self.out.in_features if self.causal else 0
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Float[Tensor, "B H N D"]:
+        return weighted(q, k, v, self.bias(layout), None)

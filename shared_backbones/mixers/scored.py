@@ -113,14 +113,15 @@ class Multiplied(Scored):
     URPE attention of "Your Transformer May Not be as Powerful as You Expect" (Luo et al. 2022): a bias inside the
     softmax alone cannot tell where a token stands when all tokens are alike.
 
-    size: places per axis that C is stored for; other extents read it stretched, as ``position: table``.
+    size: places per axis that C is stored for; other extents read it as ``position: table`` does.
     """
 
     sets: ClassVar[bool] = False
 
     def __init__(self, dim: int, size: int = 8, rank: int = 1, **rest: Any) -> None:
         super().__init__(dim, rank=rank, **rest)
-        self.factor, self.rank = Table(self.heads, 1, size=at_least("size", size, 1), rank=rank), rank
+        self.rank, causal = rank, tuple(sorted(self.causal))
+        self.factor = Table(self.heads, 1, size=at_least("size", size, 1), causal_axes=causal, rank=rank)
         nn.init.ones_(self.factor.table)
 
     def weights(self, scores: Float[Tensor, "B H N N"], seen: Seen, layout: Layout) -> Float[Tensor, "B H N N"]:

@@ -112,3 +112,13 @@ def test_white_box_blocks_replace_the_tokens() -> None:
         d = ista.inner.dictionary
         y = torch.relu(z + 0.1 * (z - z @ d.T) @ d - 0.01)
     torch.testing.assert_close(backbone(x, layout)[0], backbone.norm(y))
+
+
+@pytest.mark.parametrize("options", [{"position": "table"}, {"position": "rotary"}, {"position": "alibi"}])
+@pytest.mark.parametrize("name", ["attention", "multiplied", "manhattan", "sigmoid", "clipped", "top_k"])
+def test_a_causal_token_does_not_know_how_long_the_sequence_is(name: str, options: dict[str, Any]) -> None:
+    mixer = build_mixer(name, 16, rank=1, causal_axes=(0,), **options).double().eval()
+    for p in mixer.parameters():
+        torch.nn.init.normal_(p)
+    x = torch.randn(1, 20, 16, dtype=torch.float64)
+    torch.testing.assert_close(mixer(x[:, :7], Layout((7,))), mixer(x, Layout((20,)))[:, :7])

@@ -56,8 +56,8 @@ def rotated(position: Any, x: Tensor, at: list[tuple[float, ...]], heads: int) -
 def read_table(position: Any, here: tuple[int, ...], there: tuple[int, ...], sizes: list[int]) -> Tensor:
     """The table at a relative place, linearly between its entries; a number per head."""
     corners: list[tuple[tuple[int, ...], float]] = [((), 1.0)]
-    for a, c, n in zip(here, there, sizes, strict=True):
-        at = (a - c) * (position.size - 1) / max(1, n - 1)
+    for axis, (a, c, n) in enumerate(zip(here, there, sizes, strict=True)):
+        at = float(a - c) if axis in position.causal else (a - c) * (position.size - 1) / max(1, n - 1)
         at = abs(at) if position.symmetric else at + position.size - 1
         at = min(max(at, 0), position.table.shape[1] - 1)
         low = math.floor(at)
