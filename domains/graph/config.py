@@ -105,6 +105,22 @@ class NodeOptions(GraphOptions):
         description="methods scored beside the model; full attention is left out above 5000 nodes",
     )
     baseline_epochs: int = Field(200, ge=1, description="most epochs of a baseline that is a network")
+    sample: tuple[int, ...] = Field(
+        (),
+        description="neighbours drawn per node at each hop while training, such as [10, 5] (-1: all); empty: the whole "
+        "graph in every batch. Set train.batch_size too: it is then the number of nodes that a batch trains",
+    )
+    part_nodes: int = Field(
+        0, ge=0, description="train on parts of so many neighbouring nodes, train.batch_size parts a batch; 0: off"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> NodeOptions:
+        if self.sample and self.part_nodes:
+            raise ValueError("sample and part_nodes are two ways of training on a large graph: set one of them")
+        if any(fanout < -1 or fanout == 0 for fanout in self.sample):
+            raise ValueError(f"sample holds numbers of neighbours (at least 1), or -1 for all, got {list(self.sample)}")
+        return self
 
 
 class GraphSetOptions(GraphOptions):

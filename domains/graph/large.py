@@ -1,7 +1,7 @@
 """A backbone on graphs that do not fit in one batch: on sampled neighbourhoods to train, layer by layer to predict.
 
 Both are for mixers of message passing: a block then needs its nodes and those around them alone.
-Shapes: N nodes, n nodes of a sample, S seeds, F features, C channels, K outputs.
+Shapes: N nodes, n nodes of a sample, S seeds, C channels, K outputs.
 """
 
 from __future__ import annotations
@@ -132,10 +132,9 @@ class _Table:
 
 @torch.no_grad()
 def whole_graph(
-    stem: Callable[[Float[Tensor, "m F"]], Float[Tensor, "m C"]],
+    stem: Callable[[Int64[np.ndarray, "m"]], Float[Tensor, "m C"]],
     backbone: Backbone,
     head: Callable[[Float[Tensor, "m C"]], Float[Tensor, "m K"]],
-    features: Float[np.ndarray, "N F"],
     graph: Csr,
     *,
     edge_attr: EdgeAttr | None = None,
@@ -147,6 +146,7 @@ def whole_graph(
 ) -> Float32[np.ndarray, "N K"]:
     """Outputs of all nodes from all their neighbours, one block at a time over all nodes, in bounded memory.
 
+    stem: the first tokens of some nodes by their numbers; head: outputs from their last tokens.
     Two tables of N x C tokens are kept; where they exceed ``memory`` bytes they lie in files of ``folder`` (a
     temporary one by default). Raises BadRequest for a backbone that is not local.
     """
@@ -163,7 +163,7 @@ def whole_graph(
         place = Path(aside) if on_disk else None
         now, then = (_Table(count, backbone.dim_in, place, f"{i}.npy").values for i in range(2))
         for piece in pieces_of(graph, rows, arcs):
-            now[piece] = stem(torch.from_numpy(rows_of(features, piece)).to(device)).cpu().numpy()
+            now[piece] = stem(piece).cpu().numpy()
         random = np.random.default_rng(0)  # nothing is drawn: all neighbours are taken
         for block, hops in zip(blocks_of(backbone), reaches(backbone), strict=True):
             sampler = Sampler(graph, [-1] * max(1, hops or 0))

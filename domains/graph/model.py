@@ -195,7 +195,14 @@ class GraphNet(nn.Module):
 
 def task_loss(model: GraphNet, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean cross-entropy, or mean squared error of the scaled value, and the number of cases."""
-    out, target = model(batch), batch["target"]
+    return outputs_loss(model, model(batch), batch)
+
+
+def outputs_loss(
+    model: GraphNet, out: Float[Tensor, "n T"], batch: Batch
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The same of outputs that are there already."""
+    target = batch["target"]
     count = torch.tensor(float(len(target)), device=out.device)
     if target.dtype == torch.int64:
         return F.cross_entropy(out, target), count

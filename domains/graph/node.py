@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..task import Evidence, Fitted, MetricFact, Split, TaskConfig
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..task import Batch, Evidence, Fitted, Items, MetricFact, Part, Split, TaskConfig
 from .baselines import node_baselines
+from .batches import target_tensor
 from .config import NodeOptions
 from .data import Graph
+from .encodings import encodings
+from .model import GraphNet, outputs_loss
+from .sampled import PartNodes, SampledNodes, all_outputs, log, sampled_outputs, say_memory
 from .scoring import CLASS_FACTS
 from .tasks import GraphTask
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_DRAWN = 1500  # test nodes whose neighbourhoods are read for a picture
 
 
 class Node(GraphTask):
@@ -25,6 +39,60 @@ class Node(GraphTask):
     }  # fmt: skip
     default_preset: ClassVar[str] = "graph_propagation"
     metric_facts: Mapping[str, MetricFact] = CLASS_FACTS
+
+    @property
+    def in_pieces(self) -> bool:
+        """Whether a training batch is a part of the graph."""
+        options = self.config
+        assert isinstance(options, NodeOptions)
+        return bool(options.sample or options.part_nodes)
+
+    @property
+    def fanouts(self) -> tuple[int, ...]:
+        """Neighbours per hop, as configured; two hops of all neighbours where there are none."""
+        assert isinstance(self.config, NodeOptions)
+        return self.config.sample or (-1, -1)
+
+    def initialise(self, model: nn.Module, data: Graph, split: Split) -> None:
+        """Says what memory training will take. Raises BadRequest where it cannot fit."""
+        assert isinstance(model, GraphNet)
+        say_memory(model, data, self.fit(data, split), self.fanouts, whole=not self.in_pieces)
+
+    def items(self, data: Graph, split: Split, fitted: Fitted, part: Part) -> Items:
+        """Nodes of a part: in the whole graph, or in what ``sample`` or ``part_nodes`` says.
+
+        Held-out nodes see all their neighbours, over as many hops as ``sample`` has numbers.
+        """
+        if not self.in_pieces:
+            return super().items(data, split, fitted, part)
+        assert isinstance(self.config, NodeOptions)
+        place, index = encodings(data, self.config.encodings), split.parts[part]
+        if part != "train":
+            return SampledNodes(data, place, index, (-1,) * len(self.fanouts))
+        if self.config.part_nodes:
+            return PartNodes(data, place, index, self.config.part_nodes, self.config.split.seed)
+        return SampledNodes(data, place, index, self.fanouts)
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Mean cross-entropy, or mean squared error of the scaled value, and the number of nodes."""
+        assert isinstance(model, GraphNet)
+        return outputs_loss(model, sampled_outputs(model, batch) if "hop_nodes" in batch else model(batch), batch)
+
+    def _all(self, model: nn.Module, items: Items) -> tuple[Tensor, Tensor]:
+        if not isinstance(items, SampledNodes):
+            return super()._all(model, items)
+        assert isinstance(model, GraphNet)
+        found, how = all_outputs(model, items.graph, items.encoding, self.fanouts)
+        log.info("scored on %s", how)
+        return torch.from_numpy(found[items.index]), target_tensor(items.graph, items.index)
+
+    def figures(
+        self, model: nn.Module, data: Graph, split: Split, fitted: Fitted, scored: Mapping[str, Evidence]
+    ) -> Mapping[str, Figure]:
+        test = split.parts["test"]
+        if self.in_pieces and len(test) > MOST_DRAWN:
+            split = replace(split, parts={**split.parts, "test": test[:: -(-len(test) // MOST_DRAWN)]})
+        return super().figures(model, data, split, fitted, scored)
 
     def baselines(self, data: Graph, split: Split, fitted: Fitted) -> Mapping[str, Evidence]:
         """MLP, label propagation, SGC + logistic regression, tuned GCN, GPS with full attention, on the test part."""

@@ -15,6 +15,7 @@ from .batches import ManyGraphs, whole_inputs
 from .data import Graph
 from .encodings import encodings
 from .model import GraphNet
+from .sampled import all_outputs
 from .scoring import softmax
 from .source import open_graph
 from .tasks import GRAPHS_AT_ONCE, GraphTask, held_to
@@ -61,11 +62,15 @@ def predict_source(task: GraphTask, model: GraphNet, fitted: Fitted, source: str
 
 
 def _outputs(task: GraphTask, model: GraphNet, fitted: Fitted, graph: Graph) -> Any:
+    from .node import Node  # here: the task imports this module
+
     model.eval()
     device = model.temperature.device
     encoding = encodings(graph, task.config.encodings)
     found = []
     with torch.inference_mode():
+        if isinstance(task, Node) and task.in_pieces:
+            return all_outputs(model, graph, encoding, task.fanouts)[0]
         if task.level == "node":
             batch = whole_inputs(graph, fitted, encoding)
             return model({k: v.to(device) for k, v in batch.items()}).cpu().numpy()

@@ -23,6 +23,7 @@ from .model import GraphNet, task_loss
 from .scoring import CLASS_FACTS, VALUE_FACTS, class_evidence, class_scores, softmax, value_evidence, value_scores
 from .source import open_graph
 from .splits import audit_split, make_split
+from .store import moments
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 SPARSE = 0.1  # features with a smaller share of non-zeros are taken as sparse
 GRAPHS_AT_ONCE = 64
+LOOKED_AT = 50_000  # rows of features that say whether they are counts
 
 
 class GraphTask:
@@ -69,7 +71,8 @@ class GraphTask:
 
     def fit(self, data: Graph, split: Split) -> Fitted:
         """How features are scaled, from training nodes alone, and the schema that new graphs are held to."""
-        x = np.asarray(data.features[self._rows(data, split)], np.float32)
+        rows = self._rows(data, split)
+        x = np.asarray(data.features[rows[:: max(1, len(rows) // LOOKED_AT)]], np.float32)
         filled = float((x != 0).mean())
         scale = self.config.scale
         if scale == "auto":
@@ -77,7 +80,7 @@ class GraphTask:
             scale = "row" if counts else "standard"
         mean, std = np.zeros(x.shape[1]), np.ones(x.shape[1])
         if scale == "standard":
-            mean, spread = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+            mean, spread = moments(data.features, rows)
             std = np.where(spread > 1e-8, spread, 1.0)
         attr = edge_inputs(data)
         target = np.asarray(data.target)[split.parts["train"]]

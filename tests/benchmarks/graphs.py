@@ -134,7 +134,7 @@ def sampled(folder: Path, fanouts: Sequence[int], batch: int) -> dict[str, Any]:
         most = max(most, anonymous_mb())
     trained = time.perf_counter() - clock
     clock = time.perf_counter()
-    out = whole_graph(stem, backbone, head, features, graph)
+    out = whole_graph(lambda at: stem(torch.from_numpy(rows_of(features, at))), backbone, head, graph)
     predicted = time.perf_counter() - clock
     held = np.setdiff1d(np.arange(len(features)), train)
     return {

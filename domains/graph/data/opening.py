@@ -6,6 +6,7 @@ from pathlib import Path
 
 from shared_backbones.errors import BadInput
 
+from .arrays import is_arrays, read_arrays
 from .assemble import Rules
 from .graph import Graph
 from .graphml import read_graphml
@@ -17,7 +18,8 @@ from .tu import read_tu, tu_file
 
 FORMATS = (
     "a folder with nodes.csv and edges.csv (or .parquet), a node table with --set edges=FILE, .npz, .graphml, "
-    ".pt or .safetensors of tensors, a folder of Planetoid files (ind.NAME.*), a folder of TU files"
+    ".pt or .safetensors of tensors, a folder of features.npy and "
+    "edges.npy, a folder of Planetoid files (ind.NAME.*), a folder of TU files"
 )
 
 
@@ -45,6 +47,8 @@ def read_graph(path: Path, schema: Schema, rules: Rules, edges: str | None = Non
 
 
 def _of_folder(path: Path, schema: Schema, rules: Rules, edges: str | None) -> Graph:
+    if is_arrays(path):
+        return read_arrays(path, rules)
     nodes, links = table_beside(path, "nodes"), Path(edges) if edges else table_beside(path, "edges")
     if nodes is not None and links is not None:
         return read_tables(nodes, links, schema, rules)

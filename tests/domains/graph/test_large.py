@@ -42,7 +42,9 @@ def test_layer_by_layer_is_the_whole_graph(mixers: tuple[str, ...]) -> None:
         layout = Layout((60,), ordered=False, edges=torch.from_numpy(edges))
         want = head(net(stem(torch.from_numpy(x))[None], layout)[0][0]).numpy()
     for memory in (2**30, 0):  # tables in memory, and in files
-        got = whole_graph(stem, net, head, x, csr(edges, 60), rows=7, arcs=20, memory=memory)
+        got = whole_graph(
+            lambda at: stem(torch.from_numpy(x[at])), net, head, csr(edges, 60), rows=7, arcs=20, memory=memory
+        )
         assert np.allclose(got, want, atol=1e-5)
 
 
@@ -73,7 +75,7 @@ def test_a_global_mixer_is_refused_layer_by_layer() -> None:
     net = backbone("message", "attention")
     assert not is_local(net)
     with pytest.raises(BadRequest, match="reads all nodes"):
-        whole_graph(nn.Identity(), net, nn.Identity(), x, csr(edges, 60))
+        whole_graph(lambda at: torch.from_numpy(x[at]), net, nn.Identity(), csr(edges, 60))
     sample = Sampler(csr(edges, 60), [-1]).sample(np.arange(4), np.random.default_rng(0))
     assert sampled_tokens(net, torch.from_numpy(x[sample.n_id]), sample).shape == (4, 8)
 
