@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from importlib import resources
 from typing import Any
+
+import yaml
 
 from ..errors import BadRequest, unknown
 from ..options import as_declared, check_options, options_of
@@ -171,8 +174,14 @@ def facts(mixer: type[Mixer]) -> dict[str, Any]:
 
 
 def list_mixers() -> dict[str, dict[str, Any]]:
-    """Name -> facts of every registered mixer."""
-    return {name: facts(mixer) for name, mixer in MIXERS.items()}
+    """Name -> facts of every registered mixer.
+
+    ``efficiency_length``: the number of tokens from which it takes less time than softmax attention, as measured in
+    several settings (efficiency.yaml says on what, ``python -m tests.benchmarks.efficiency`` measures it); {} where
+    it has not been.
+    """
+    measured = yaml.safe_load((resources.files(__name__) / "efficiency.yaml").read_text())["mixers"]
+    return {name: {**facts(mixer), "efficiency_length": measured.get(name, {})} for name, mixer in MIXERS.items()}
 
 
 def unmet(

@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..blocks import from_blocks, to_blocks
+from ..blocks import from_blocks, to_blocks, whole_blocks
+from ..errors import BadRequest
 from ..layout import Layout
 from .attend import attend, unseen
 from .base import Mixer, at_least, heads_of, join_heads, split_heads
@@ -83,3 +85,70 @@ class Regions(Mixer):
         )
         y = layout.unfold(from_blocks(join_heads(y.transpose(1, 2)), layout.axes, sizes))
         return self.out(y if self.near is None else y + self.near(qkv.chunk(3, -1)[2], layout))
+
+
+class Routing(Mixer):
+    """softmax(Q_c K_c^T / sqrt(D)) V_c within each cluster c; a token's output is the mean over the clusters it is in.
+
+    "Efficient Content-Based Sparse Attention with Routing Transformers" (Roy et al. 2021). Queries and keys are
+    normalised, and each head has ``clusters`` centroids mu: a cluster holds the n / clusters queries nearest to it and
+    as many keys, n being the real tokens of the item. While training, the centroids follow the mean of what is nearest
+    to them with a share of ``decay`` of the old. The paper gives half of the heads to a local window: write
+    ``split: [routing, window]``. Never causal: which tokens a cluster holds depends on all of them.
+    """
+
+    sets: ClassVar[bool] = True
+    cost: ClassVar[str] = "O(N^2 d + N d^2)"
+    centroids: Tensor
+
+    def __init__(self, dim: int, heads: int | None = None, clusters: int = 8, decay: float = 0.999) -> None:
+        super().__init__()
+        self.heads, self.clusters = heads_of(dim, heads), at_least("clusters", clusters, 1)
+        if not 0 <= decay <= 1:
+            raise BadRequest(f"decay must lie in 0 .. 1, got {decay}")
+        self.decay, s = decay, self.clusters
+        setattr(self, "cost", f"O(1 N^2 d + {2 * s} N d^2 + {s**2} N d)")  # noqa: B010 - of so many clusters
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        start = torch.randn(self.heads, self.clusters, dim // self.heads)
+        self.register_buffer("centroids", F.normalize(start, dim=-1) * start.shape[-1] ** 0.5)
+
+    def members(self, t: Tensor, real: Tensor) -> tuple[Int[Tensor, "B H S W"], Tensor]:
+        """The tokens of each cluster, nearest first, and which of these places count."""
+        with torch.no_grad(), torch.autocast(t.device.type, enabled=False):
+            affinity = self.centroids.to(t.dtype) @ t.mT + unseen(real[:, None, None], t.dtype)
+            index = affinity.topk(whole_blocks(t.shape[2], self.clusters), dim=-1).indices
+        share = (real.sum(1) + self.clusters - 1) // self.clusters
+        return index, torch.arange(index.shape[-1], device=t.device) < share[:, None, None, None]
+
+    @torch.no_grad()
+    def follow(self, t: Tensor, real: Tensor) -> None:
+        """Moves each centroid towards the mean of the tokens (B, H, N, D) that are nearest to it."""
+        t = t.to(self.centroids.dtype)
+        nearest = (self.centroids @ t.mT).argmax(2)[:, :, None] == torch.arange(self.clusters, device=t.device)[:, None]
+        weight = (nearest & real[:, None, None]).to(t.dtype)  # (B, H, S, N)
+        count = weight.sum((0, 3))[..., None]
+        mean = (weight @ t).sum(0) / count.clamp_min(1)
+        self.centroids.lerp_(torch.where(count > 0, mean, self.centroids), 1 - self.decay)
+
+    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
+        self.check(layout)
+        with torch.autocast(x.device.type, enabled=False):  # who is a member must not hang on rounding
+            qkv = self.qkv(layout.clean(x).to(self.qkv.weight.dtype))
+        q, k, v = (split_heads(t, self.heads) for t in qkv.chunk(3, -1))
+        q, k = (F.layer_norm(t, t.shape[-1:]) for t in (q, k))
+        real = real_of(x, layout)
+        (asking, asked), (read, kept) = self.members(q, real), self.members(k, real)
+
+        def gathered(t: Tensor, index: Tensor) -> Tensor:
+            return t.gather(2, index.flatten(2)[..., None].expand(-1, -1, -1, t.shape[-1])).unflatten(
+                2, index.shape[2:]
+            )
+
+        y = attend(gathered(q, asking), gathered(k, read), gathered(v, read), unseen(kept, q.dtype)[..., None, :])
+        home, weight = asking.flatten(2)[..., None], asked.expand_as(asking).flatten(2)[..., None].to(y.dtype)
+        total = torch.zeros_like(v).scatter_add(2, home.expand(-1, -1, -1, v.shape[-1]), (y.flatten(2, 3) * weight))
+        count = torch.zeros_like(v[..., :1]).scatter_add(2, home, weight)
+        if self.training:
+            self.follow(torch.cat([q, k], 2), torch.cat([real, real], 1))
+        return self.out(join_heads(total / count.clamp_min(1)))

@@ -62,8 +62,106 @@ def regions(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     return affine(mixer.out, torch.stack(y) + near(mixer, qkv, layout))
 
 
-REFERENCES = {"stripes": stripes, "regions": regions}
+def unit(t: Tensor) -> Tensor:
+    """Mean 0 and variance 1 per token."""
+    t = t - t.mean(-1, keepdim=True)
+    return t / torch.sqrt((t**2).mean(-1, keepdim=True) + 1e-5)
+
+
+def routing(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
+    mask, qkv, d = real(x, layout), affine(mixer.qkv, clean(x, layout)), x.shape[2] // mixer.heads
+    out = []
+    for b in range(x.shape[0]):
+        kept, heads = [i for i in range(x.shape[1]) if mask[b][i]], []
+        width = -(-len(kept) // mixer.clusters)
+        for h in range(mixer.heads):
+            q, k, v = (t[:, h * d : (h + 1) * d] for t in qkv[b].chunk(3, -1))
+            q, k = unit(q), unit(k)
+            found: dict[int, list[Tensor]] = {i: [] for i in range(x.shape[1])}
+            for centroid in mixer.centroids[h]:
+                near_q = sorted(kept, key=lambda i: -(q[i] @ centroid).item())[:width]
+                near_k = sorted(kept, key=lambda i: -(k[i] @ centroid).item())[:width]
+                for i in near_q:
+                    found[i].append((k[near_k] @ q[i] / d**0.5).softmax(0) @ v[near_k])
+            heads.append(torch.stack([torch.stack(r).mean(0) if r else v.new_zeros(d) for r in found.values()]))
+        out.append(torch.cat(heads, -1))
+    return affine(mixer.out, torch.stack(out))
+
+
+def sorted_groups(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
+    mask, qkv, at, out = real(x, layout), affine(mixer.qkv, clean(x, layout)), layout.positions, []
+    assert at is not None
+    for b in range(x.shape[0]):
+
+        def key(i: int, b: int = b) -> tuple[float, ...]:
+            place = at[b, i].tolist()
+            place = place[mixer.axis :] + place[: mixer.axis]
+            return *((c / mixer.window + mixer.shift) // 1 for c in place), *place
+
+        row = sorted((i for i in range(x.shape[1]) if mask[b][i]), key=key)
+        group = {i: n // mixer.size for n, i in enumerate(row)}
+        q, k, v = qkv[b].chunk(3, -1)
+        out.append(
+            softmax_attention(
+                q,
+                k,
+                v,
+                mixer.heads,
+                lambda i, j, g=group: i in g and j in g and g[i] == g[j],  # type: ignore[misc]
+                lambda i, j: 0.0,
+            )
+        )
+    return affine(mixer.out, torch.stack(out))
+
+
+def factored(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
+    mask, at, d = real(x, layout), places(layout.axes), x.shape[2] // mixer.heads
+    before, blocks = behind(layout.axes, mixer.causal), blocks_of(layout, mixer.window)
+    home, qkv, out = {i: g for g, block in enumerate(blocks) for i in block}, affine(mixer.qkv, clean(x, layout)), []
+    for b in range(x.shape[0]):
+        kept, heads = [[i for i in block if mask[b][i]] for block in blocks], []
+        for h in range(mixer.heads):
+            q, k, v = (t[:, h * d : (h + 1) * d] for t in qkv[b].chunk(3, -1))
+            top = {g: (q[i].amax(0), k[i].amax(0)) for g, i in enumerate(kept) if i}
+            mean = {g: (k[kept[g]] @ top[g][0] / d**0.5).softmax(0) @ v[kept[g]] for g in top}
+            rows = []
+            for i in range(len(q)):
+                own = [j for j in kept[home[i]] if before(i, j)] if mask[b][i] else []
+                others = [g for g in top if g != home[i]]
+                if mixer.causal:
+                    others = [g for g in others if at[blocks[g][0]][0] < at[blocks[home[i]][0]][0]]
+                keys = [k[j] for j in own] + [top[g][1] for g in others]
+                values = [v[j] for j in own] + [mean[g] for g in others]
+                scores = torch.stack(keys) @ q[i] / d**0.5 if own else None
+                rows.append(v.new_zeros(d) if scores is None else scores.softmax(0) @ torch.stack(values))
+            heads.append(torch.stack(rows))
+        out.append(torch.cat(heads, -1))
+    return affine(mixer.out, torch.stack(out))
+
+
+def shift(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
+    at, x = places(layout.axes), clean(x, layout)
+    number = {place: i for i, place in enumerate(at)}
+    rows = []
+    for place in at:
+        source = tuple(c - mixer.steps if axis == mixer.axis else c for axis, c in enumerate(place))
+        rows.append(x[:, number[source]] if source in number else torch.zeros_like(x[:, 0]))
+    return torch.stack(rows, 1)
+
+
+REFERENCES = {
+    "stripes": stripes,
+    "regions": regions,
+    "routing": routing,
+    "sorted": sorted_groups,
+    "factored": factored,
+    "shift": shift,
+}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "stripes": [{}, {"width": 2, "kernel": 0, "heads": 2}],
     "regions": [{}, {"window": 2, "top": 2, "kernel": 0, "heads": 2}],
+    "routing": [{"clusters": 3, "heads": 2}],
+    "sorted": [{"size": 5, "window": 2.5, "shift": 0.5}],
+    "factored": [{"window": 3}],
+    "shift": [{}, {"steps": -2, "causal_axes": ()}],
 }
