@@ -111,9 +111,22 @@ class RankAugmented(ReluLinear):
         return self.out((join_heads(y) + self.local(v, layout)) * self.gate(layout.clean(x)))
 
 
+class HeadLinear(nn.Module):
+    """W_h x_h + b_h: a linear map per head, from its own share of the channels."""
+
+    def __init__(self, dim: int, dim_out: int, heads: int) -> None:
+        super().__init__()
+        bound = (dim // heads) ** -0.5
+        self.weight = nn.Parameter(torch.empty(heads, dim_out // heads, dim // heads).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(dim_out))
+
+    def forward(self, x: Float[Tensor, "B C"]) -> Float[Tensor, "B K"]:
+        return torch.einsum("bhc,hkc->bhk", x.unflatten(-1, (len(self.weight), -1)), self.weight).flatten(1) + self.bias
+
+
 class Injective(Kernel):
     """w_ij = q_i^T k_j - mean_s q_i^T k_s + 1/N, so y_i = q_i^T sum_j k_j v_j^T + (1 - N q_i^T mean(k)) mean(v), plus
-    a local convolution of v whose taps per channel an MLP reads off the mean token.
+    a local convolution of v whose taps per channel an MLP of each head reads off the mean token.
 
     "Bridging the Divide: Reconsidering Softmax and Linear Attention" (Han et al. 2024): weights sum to 1 by
     subtraction, so that different queries get different weights. q is scaled by 1 / (N sqrt(D)).
@@ -124,7 +137,8 @@ class Injective(Kernel):
     def __init__(self, dim: int, heads: int | None = None, kernel: int = 3, rank: int = 1) -> None:
         super().__init__(dim, heads)
         self.rank, self.kernel = rank, at_least("kernel", kernel, 1)
-        self.taps = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim * kernel**rank))
+        wide = dim * kernel**rank
+        self.taps = nn.Sequential(HeadLinear(dim, dim, self.heads), nn.GELU(), HeadLinear(dim, wide, self.heads))
 
     def local(self, x: Float[Tensor, "B N C"], v: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         """sum over offsets o of tap_o * v shifted by o."""

@@ -100,11 +100,11 @@ def injective(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     y, v = over_pairs(_injective)(mixer, x, layout)
     mask = real(x, layout)
     means = [x[b, [j for j, flag in enumerate(mask[b]) if flag]].mean(0) for b in range(len(x))]
-    first, _, last = mixer.taps
+    (w1, b1), (w2, b2) = ((torch.block_diag(*layer.weight), layer.bias) for layer in (mixer.taps[0], mixer.taps[2]))
     taps = []
     for mean in means:
-        z = affine(first, mean)
-        taps.append(affine(last, 0.5 * z * (1 + torch.erf(z / 2**0.5))).reshape(-1, *(mixer.kernel,) * layout.rank))
+        z = w1 @ mean + b1
+        taps.append((w2 @ (0.5 * z * (1 + torch.erf(z / 2**0.5))) + b2).reshape(-1, *(mixer.kernel,) * layout.rank))
     local = convolved(v, layout, mixer.kernel, lambda b, o: taps[b][(slice(None), *o)])
     return affine(mixer.out, y + local)
 
