@@ -40,8 +40,12 @@ class Outcome(Generic[T, R]):
     seconds: float
 
 
-def _attempt(fn: Callable[[T], R], item: T) -> tuple[R | None, Problem | None, float]:
-    """Run in the worker: exceptions become plain values here, because not every exception survives pickling."""
+DIED = "its worker process died: out of memory, or a crash in a library. Try fewer workers"
+
+
+def attempt(fn: Callable[[T], R], item: T) -> tuple[R | None, Problem | None, float]:
+    """``fn(item)``, its problem, and its seconds. Exceptions become plain values here, in the worker, because not
+    every exception survives pickling."""
     start = time.perf_counter()
     value, problem = None, None
     try:
@@ -71,15 +75,14 @@ def _alone(fn: Callable[[T], R], item: T, threads: int) -> Outcome[T, R]:
     """One item in a worker of its own, to find out which of several killed theirs."""
     with _pool(1, threads) as pool:
         try:
-            return Outcome(item, *pool.submit(_attempt, fn, item).result())
+            return Outcome(item, *pool.submit(attempt, fn, item).result())
         except BrokenProcessPool:
-            text = "its worker process died: out of memory, or a crash in a library. Try fewer workers"
-            return Outcome(item, None, Problem("failed", text), 0.0)
+            return Outcome(item, None, Problem("failed", DIED), 0.0)
 
 
 def _in_process(fn: Callable[[T], R], items: Iterable[T]) -> Iterator[Outcome[T, R]]:
     for item in items:
-        yield Outcome(item, *_attempt(fn, item))
+        yield Outcome(item, *attempt(fn, item))
 
 
 def _spawned(fn: Callable[[T], R], items: Iterable[T], workers: int, threads: int) -> Iterator[Outcome[T, R]]:
@@ -95,7 +98,7 @@ def _spawned(fn: Callable[[T], R], items: Iterable[T], workers: int, threads: in
                 except StopIteration:
                     break
                 try:
-                    running[pool.submit(_attempt, fn, item)] = item
+                    running[pool.submit(attempt, fn, item)] = item
                 except BrokenProcessPool:
                     suspects.append(item)
             if not running and not suspects:
@@ -119,18 +122,35 @@ def _spawned(fn: Callable[[T], R], items: Iterable[T], workers: int, threads: in
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _local(fn: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[Outcome[T, R]]:
-    if workers == 1:
-        return _in_process(fn, items)
-    return _spawned(fn, items, workers, threads=max(1, cores() // workers))
-
-
-ENGINES: dict[str, Callable[..., Iterator[Outcome[Any, Any]]]] = {"local": _local}
-
-
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_for(workers: int) -> int:
+    """Numerical threads of each of so many workers that share this machine."""
+    return max(1, cores() // workers)
+
+
+def _local(fn: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[Outcome[T, R]]:
+    if workers == 1:
+        return _in_process(fn, items)
+    return _spawned(fn, items, workers, threads_for(workers))
+
+
+def _dask(fn: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[Outcome[T, R]]:
+    from . import clusters
+
+    return clusters.dask(fn, items, workers)
+
+
+def _ray(fn: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[Outcome[T, R]]:
+    from . import clusters
+
+    return clusters.ray(fn, items, workers)
+
+
+ENGINES: dict[str, Callable[..., Iterator[Outcome[Any, Any]]]] = {"local": _local, "dask": _dask, "ray": _ray}
 
 
 def map(  # noqa: A001 - the word that every engine uses for it
@@ -138,8 +158,9 @@ def map(  # noqa: A001 - the word that every engine uses for it
 ) -> Iterator[Outcome[T, R]]:
     """Outcomes of ``fn`` over ``items`` in the order in which they finish.
 
-    One worker runs in this process; more are spawned processes that share the cores, so ``fn`` and the items must
-    pickle. Raises BadRequest for an unknown engine or fewer than one worker.
+    local: one worker runs in this process, more are spawned processes that share the cores. dask and ray: see
+    :mod:`.clusters`. ``fn`` and the items must pickle. Raises BadRequest for an unknown engine, one whose package is
+    missing, or fewer than one worker.
     """
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)

@@ -128,7 +128,7 @@ def predict(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs, URLs.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Outputs and the ledger.")],
     workers: Annotated[int, typer.Option("--workers", metavar="N", help="Processes.")] = 1,
-    engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="Where they run: local.")] = "local",
+    engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="local, dask or ray.")] = "local",
     root: Root = RUNS,
     as_json: AsJson = False,
 ) -> Answer:

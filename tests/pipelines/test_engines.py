@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from functools import partial
 
 import pytest
@@ -12,8 +13,12 @@ from pipelines import engines
 from pipelines.store import DiskFull
 from shared_backbones.errors import BadInput, BadRequest
 
+THREADS = 77  # the item that asks how many threads its worker may use
+
 
 def work(item: int, bad: int = -1, parent: int = 0) -> int:
+    if item == THREADS:
+        return int(os.environ["OMP_NUM_THREADS"])
     if item == bad:
         raise BadInput(f"item {item} is bad")
     if item == 98:
@@ -23,8 +28,14 @@ def work(item: int, bad: int = -1, parent: int = 0) -> int:
     return item * 2
 
 
-def threads(item: int) -> str:
-    return os.environ["OMP_NUM_THREADS"]
+CLUSTERS = {"dask": "distributed", "ray": "ray"}
+
+
+@pytest.fixture(params=["local", "dask", "ray"])
+def engine(request: pytest.FixtureRequest) -> str:
+    if request.param in CLUSTERS:
+        pytest.importorskip(CLUSTERS[request.param], reason="the scale extra is not installed")
+    return str(request.param)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -37,25 +48,34 @@ def test_outcomes_of_good_and_bad_items(workers: int) -> None:
     assert problems[98][0] == "no space"
 
 
-def test_a_dying_worker_costs_its_own_item_only() -> None:
-    outcomes = list(engines.map(partial(work, parent=os.getpid()), [1, 99, 2, 3, 4], workers=2))
-    assert sorted(o.item for o in outcomes) == [1, 2, 3, 4, 99]
-    problems = {o.item: o.problem for o in outcomes if o.problem}
-    assert list(problems) == [99]
-    assert "died" in problems[99].message
-    assert {o.item: o.value for o in outcomes if not o.problem} == {1: 2, 2: 4, 3: 6, 4: 8}
-
-
-def test_workers_share_the_cores() -> None:
-    outcomes = list(engines.map(threads, [1, 2], workers=2))
-    assert {o.value for o in outcomes} == {str(max(1, engines.cores() // 2))}
+@pytest.mark.filterwarnings("ignore")  # of the clusters' own, about a worker that the test kills
+def test_a_dying_worker_costs_its_own_item_and_the_others_share_the_cores(engine: str) -> None:
+    function = partial(work, bad=3, parent=os.getpid())
+    outcomes = list(engines.map(function, [1, 99, 2, 3, 98, 4, THREADS], workers=2, engine=engine))
+    assert sorted(o.item for o in outcomes) == [1, 2, 3, 4, THREADS, 98, 99]
+    kinds = {o.item: o.problem.kind for o in outcomes if o.problem}
+    assert (kinds.pop(3), kinds.pop(98)) == ("refused", "no space")
+    assert kinds == {99: "failed"}
+    assert {o.item: o.value for o in outcomes if not o.problem} == {
+        1: 2,
+        2: 4,
+        4: 8,
+        THREADS: max(1, engines.cores() // 2),
+    }
 
 
 def test_impossible_requests_name_what_exists() -> None:
-    with pytest.raises(BadRequest, match=r"unknown engine 'dask'.*allowed: local"):
-        engines.map(work, [1], engine="dask")
+    with pytest.raises(BadRequest, match=r"unknown engine 'dusk'; did you mean 'dask'"):
+        engines.map(work, [1], engine="dusk")
     with pytest.raises(BadRequest, match="at least 1, got 0"):
         engines.map(work, [1], workers=0)
+
+
+@pytest.mark.parametrize("name", list(CLUSTERS))
+def test_an_engine_without_its_package_names_the_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, CLUSTERS[name], None)
+    with pytest.raises(BadRequest, match=r"pip install 'cambium\[scale\]'"):
+        list(engines.map(work, [1], engine=name))
 
 
 def test_nothing_to_do() -> None:
