@@ -86,6 +86,7 @@ class Asked:
             option = mixer_option(candidate.mixer)
             sets.append(f"model.mixer={option if isinstance(option, str) else json.dumps(option)}")
         sets += [] if rate is None else [f"train.lr={rate!r}"]
+        sets = [text.replace("{seed}", str(seed)) for text in sets]  # split.index={seed}: another split for each seed
         return resolve(self.task, data=self.data, preset=candidate.preset, file=self.file, sets=sets, seed=seed)
 
     def settings(self) -> list[str | None]:

@@ -79,7 +79,7 @@ def _given(graph: Graph, options: SplitOptions) -> tuple[str, dict[str, Any]]:
 def _dealt(
     graph: Graph, index: Int[np.ndarray, "n"], shares: tuple[float, ...], seed: tuple[int, ...]
 ) -> list[Int[np.ndarray, "m"]]:
-    """Elements dealt out by share, class by class, in a random order; every class reaches the last part first."""
+    """Elements dealt out by share, class by class, in a random order; no part stays empty where there are enough."""
     rng, strata = np.random.default_rng(seed), _strata(graph)[index]
     found: list[list[Any]] = [[] for _ in shares]
     for c in np.unique(strata):
@@ -87,7 +87,12 @@ def _dealt(
         bounds = np.round(np.cumsum(shares)[:-1] * len(mine)).astype(int)
         for place, piece in enumerate(np.split(mine, bounds)):
             found[place].append(piece)
-    return [np.sort(np.concatenate(pieces)) for pieces in found]
+    parts = [np.concatenate(pieces) for pieces in found]
+    for place, part in enumerate(parts):
+        if not len(part) and len(index) >= len(shares):
+            rich = max(range(len(parts)), key=lambda p: len(parts[p]))
+            parts[place], parts[rich] = parts[rich][-1:], parts[rich][:-1]
+    return [np.sort(part) for part in parts]
 
 
 def _fractions(graph: Graph, known: Any, options: SplitOptions) -> tuple[str, dict[str, Any]]:

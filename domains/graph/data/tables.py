@@ -124,6 +124,11 @@ def target_of(path: Path, series: pd.Series[Any], schema: Schema) -> tuple[Any, 
     whole = bool(as_number[known].notna().all() and (as_number[known] % 1 == 0).all())
     numeric = bool(as_number[known].notna().all()) and series.dtype != bool
     kind = schema.target_kind if schema.target_kind != "auto" else "value" if numeric and not whole else "class"
+    if kind == "class" and numeric and not whole:
+        raise BadInput(
+            f"{path}: the target {series.name!r} holds real values, and classes are asked for. For regression: --set "
+            "target_kind=value"
+        )
     if kind == "value":
         return numbers(path, series, allow_missing=True), ()
     text = np.where(
