@@ -140,16 +140,19 @@ def list_backbones(as_json: AsJson = False) -> Answer:
         ]
         show.table(console, ["preset", "rank", "mixers", "parameters", "multiply-adds", "paper"], rows)
         facts = [[n, *_mixer_cells(f)] for n, f in mixers.items()]
-        show.table(console, ["mixer", "rank", "sets", "causal axes", "needs", "cost"], facts)
-        note = "Multiply-adds: at the input of the paper where it states one, else at a small one (`show NAME`)."
+        show.table(console, ["mixer", "rank", "sets", "causal axes", "needs", "cost", "overtakes at"], facts)
+        note = "Multiply-adds: at the input of the paper where it states one, else at a small one (`show NAME`). "
+        note += "Overtakes at: tokens from which training it takes less time than softmax attention, as measured."
         console.print(f"{len(presets)} presets, {len(mixers)} mixers. {note}", style="dim")
 
     return Answer({"presets": presets, "mixers": mixers}, text)
 
 
 def _mixer_cells(facts: Mapping[str, Any]) -> list[Any]:
-    axes = ", ".join(map(str, facts["causal_axes"]))
-    return [", ".join(map(str, facts["ranks"])), "yes" if facts["sets"] else "", axes, facts["needs"], facts["cost"]]
+    axes, lengths = ", ".join(map(str, facts["causal_axes"])), facts["efficiency_length"]
+    overtakes = lengths.get("causal training" if axes == "0" else "all training", "")
+    ranks, sets = ", ".join(map(str, facts["ranks"])), "yes" if facts["sets"] else ""
+    return [ranks, sets, axes, facts["needs"], facts["cost"], overtakes]
 
 
 @backbones.command("show")

@@ -45,26 +45,33 @@ def saved_bytes(run: Callable[[], Tensor]) -> int:
     return saved.bytes
 
 
-def seconds(run: Callable[[], Tensor], budget: float) -> float:
-    """Median time of forward and backward over the runs that fit into the budget, at least one.
+def seconds(run: Callable[[], Tensor], budget: float, backward: bool = True) -> float:
+    """Median time of forward, and backward, over the runs that fit into the budget, at least one.
 
-    The first run warms up; it counts only where it alone spends the budget.
+    With one thread it is the process's own CPU time, so that a busy machine matters little; with more it is time on
+    the clock. The first run warms up; it counts only where it alone spends the budget.
     """
-    start = time.perf_counter()
-    run().sum().backward()
-    first = time.perf_counter() - start
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+    def once() -> float:
+        start = clock()
+        with torch.set_grad_enabled(backward):
+            y = run()
+            if backward:
+                y.sum().backward()
+        return clock() - start
+
+    first = once()
     if first > budget:
         return first
     times: list[float] = []
     while not times or (sum(times) < budget and len(times) < 30):
-        start = time.perf_counter()
-        run().sum().backward()
-        times.append(time.perf_counter() - start)
+        times.append(once())
     return statistics.median(times)
 
 
-def measure(case: Case, n: int, dim: int, budget: float) -> tuple[float, int]:
-    """Seconds and saved bytes of one mixer on a sequence of n tokens."""
+def runner(case: Case, n: int, dim: int) -> Callable[[], Tensor]:
+    """A mixer on one fresh random sequence of n tokens."""
     mixer = case.build(dim, dtype=torch.float32).train()
     x, layout = single_precision(*whole(case, dim, seed=0, axes=(n,), batch=1))
     x.requires_grad_()
@@ -74,6 +81,12 @@ def measure(case: Case, n: int, dim: int, budget: float) -> tuple[float, int]:
     def run() -> Tensor:
         return mixer(x, layout) + x  # x takes part in any case: some mixers ignore their input
 
+    return run
+
+
+def measure(case: Case, n: int, dim: int, budget: float) -> tuple[float, int]:
+    """Seconds of forward and backward, and saved bytes, of one mixer on a sequence of n tokens."""
+    run = runner(case, n, dim)
     return seconds(run, budget), saved_bytes(run)
 
 
