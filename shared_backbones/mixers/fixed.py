@@ -19,9 +19,9 @@ PRIME = 2**31 - 1  # products of two residues fit into int64; x -> x^5 is one-to
 ROUNDS = (1_779_033_703, 1_013_904_242, 1_359_893_119)
 
 
-def scrambled(x: Int[Tensor, "*any"]) -> Int[Tensor, "*any"]:
+def scrambled(x: Int[Tensor, "*any"], rounds: int = len(ROUNDS)) -> Int[Tensor, "*any"]:
     """Residues modulo PRIME that look random: x <- (x + c)^5 for a few constants c."""
-    for constant in ROUNDS:
+    for constant in ROUNDS[:rounds]:
         x = (x + constant) % PRIME
         square = x * x % PRIME
         x = square * square % PRIME * x % PRIME
@@ -43,15 +43,25 @@ class RandomMixing(Mixer):
         super().__init__()
         self.causal, self.dim = frozenset(causal_axes), dim
         self.register_buffer("seed", torch.randint(PRIME, ()))
+        self.kept: tuple[object, Tensor] | None = None
 
-    def scores(self, layout: Layout, dtype: torch.dtype) -> Float[Tensor, "N N"]:
+    def made(self, layout: Layout, dtype: torch.dtype) -> Float[Tensor, "N N"]:
         """r_ij, the same for all items."""
         places = self.seed.new_zeros(())
         for n in layout.axes:
             places = scrambled((places[..., None] + torch.arange(n, device=self.seed.device)) % PRIME)
         rows = places.flatten()
         keys = scrambled((rows + self.seed) % PRIME)
-        return scrambled((rows[:, None] + keys) % PRIME).to(dtype) / PRIME
+        return scrambled((rows[:, None] + keys) % PRIME, rounds=1).to(dtype) / PRIME  # both are scrambled already
+
+    def scores(self, layout: Layout, dtype: torch.dtype) -> Float[Tensor, "N N"]:
+        """r_ij; those of the last lattice are kept, since nothing about them changes."""
+        if torch.compiler.is_compiling():
+            return self.made(layout, dtype)
+        known = (tuple(layout.axes), dtype, self.seed.device, self.seed._version)  # loading weights raises the version
+        if self.kept is None or self.kept[0] != known:
+            self.kept = known, self.made(layout, dtype)
+        return self.kept[1]
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)

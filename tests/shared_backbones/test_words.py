@@ -115,6 +115,18 @@ def test_random_rows_do_not_hang_on_the_size_of_the_lattice() -> None:
     torch.testing.assert_close(small, large[at][:, at])
 
 
+def test_kept_random_rows_follow_the_lattice_and_loaded_weights() -> None:
+    torch.manual_seed(0)
+    one, other, layout = RandomMixing(4), RandomMixing(4), Layout((3, 4))
+    before = one.scores(layout, torch.float64)
+    assert one.scores(layout, torch.float64) is before
+    assert one.scores(Layout((4, 3)), torch.float64).shape == (12, 12)
+    torch.testing.assert_close(one.scores(layout, torch.float64), before)
+    one.load_state_dict(other.state_dict())
+    torch.testing.assert_close(one.scores(layout, torch.float64), other.scores(layout, torch.float64))
+    assert (one.scores(layout, torch.float64) - before).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("n", [1, 2, 7, 12])
 def test_cosine_transform_and_back(n: int) -> None:
     x = torch.randn(3, n, 2, dtype=torch.float64)

@@ -200,9 +200,9 @@ def polarised(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     return torch.stack(out)
 
 
-def _hashed(x: int) -> int:
+def _hashed(x: int, rounds: int = 3) -> int:
     p = 2**31 - 1
-    for constant in (1_779_033_703, 1_013_904_242, 1_359_893_119):
+    for constant in (1_779_033_703, 1_013_904_242, 1_359_893_119)[:rounds]:
         x = pow(x + constant, 5, p)
     return x
 
@@ -222,7 +222,7 @@ def random(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
             if not keys:
                 rows.append(torch.zeros_like(x[b, i]))
                 continue
-            scores = [_hashed((names[i] + _hashed((names[j] + seed) % p)) % p) / p for j in keys]
+            scores = [_hashed((names[i] + _hashed((names[j] + seed) % p)) % p, 1) / p for j in keys]
             rows.append(torch.softmax(torch.tensor(scores, dtype=x.dtype), 0) @ x[b, keys])
     return torch.stack(rows).reshape(x.shape)
 
