@@ -147,8 +147,8 @@ class Routing(Mixer):
 
         y = attend(gathered(q, asking), gathered(k, read), gathered(v, read), unseen(kept, q.dtype)[..., None, :])
         home, weight = asking.flatten(2)[..., None], asked.expand_as(asking).flatten(2)[..., None].to(y.dtype)
-        total = torch.zeros_like(v).scatter_add(2, home.expand(-1, -1, -1, v.shape[-1]), (y.flatten(2, 3) * weight))
-        count = torch.zeros_like(v[..., :1]).scatter_add(2, home, weight)
+        total = y.new_zeros(v.shape).scatter_add(2, home.expand(-1, -1, -1, v.shape[-1]), y.flatten(2, 3) * weight)
+        count = y.new_zeros(*v.shape[:-1], 1).scatter_add(2, home, weight)
         if self.training:
             self.follow(torch.cat([q, k], 2), torch.cat([real, real], 1))
         return self.out(join_heads(total / count.clamp_min(1)))
