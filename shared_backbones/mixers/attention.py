@@ -5,7 +5,7 @@ Shapes: B items, N tokens, C channels, H heads, D = C / H.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..errors import BadRequest
+from ..errors import BadRequest, unknown
 from ..layout import Layout
 from ..positions import build_position
 from .base import Mixer, at_least, heads_of, join_heads, split_heads
@@ -56,13 +56,23 @@ def weighted(
     return ((q * q.shape[-1] ** -0.5) @ k.mT + bias).softmax(-1).to(v.dtype) @ v
 
 
+QK_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "none": lambda width: nn.Identity(),
+    "layer": nn.LayerNorm,
+    "rms": nn.RMSNorm,
+}
+
+
 class Attention(Mixer):
     """softmax(Q K^T / sqrt(D) + position) V per head: "Attention Is All You Need" (Vaswani et al. 2017).
 
     position: a name of ``POSITIONS``, or ``{kind: name, option: value ...}``.
     head_dim: width of a value per head, by default C / heads; key_dim: of a query and a key, by default the same.
-    qkv_bias: whether q, k and v have a bias. out: whether a last linear map returns to C channels; without it the
-    heads must come to C channels themselves.
+    kv_heads: number of heads of keys and values, each read by heads / kv_heads heads of queries ("GQA: Training
+    Generalized Multi-Query Transformer Models from Multi-Head Checkpoints", Ainslie et al. 2023).
+    qk_norm: layer | rms | none, of every query and key ("Scaling Vision Transformers to 22 Billion Parameters",
+    Dehghani et al. 2023). qkv_bias: whether q, k and v have a bias.
+    out: whether a last linear map returns to C channels; without it the heads must come to C channels themselves.
     """
 
     causal_axes: ClassVar[frozenset[int]] = frozenset({0, 1, 2})
@@ -76,6 +86,8 @@ class Attention(Mixer):
         position: str | Mapping[str, Any] = "none",
         head_dim: int | None = None,
         key_dim: int | None = None,
+        kv_heads: int | None = None,
+        qk_norm: str = "none",
         qkv_bias: bool = True,
         out: bool = True,
         causal_axes: tuple[int, ...] = (),
@@ -89,7 +101,14 @@ class Attention(Mixer):
         key, inner = head if key_dim is None else at_least("key_dim", key_dim, 1), head * self.heads
         if not out and inner != dim:
             raise BadRequest(f"without a last map the heads must come to {dim} channels, got {self.heads} of {head}")
-        self.causal, self.widths = frozenset(causal_axes), [key * self.heads, key * self.heads, inner]
+        few = self.heads if kv_heads is None else at_least("kv_heads", kv_heads, 1)
+        if self.heads % few:
+            raise BadRequest(f"kv_heads must divide heads, got kv_heads={few} and heads={self.heads}")
+        if qk_norm not in QK_NORMS:
+            raise unknown("norm of queries and keys", qk_norm, QK_NORMS)
+        self.causal, self.head, self.readers = frozenset(causal_axes), head, self.heads // few
+        self.widths = [key * self.heads, key * few, head * few]
+        self.norms = nn.ModuleList(QK_NORMS[qk_norm](key) for _ in range(2))
         self.qkv = nn.Linear(dim, sum(self.widths), bias=qkv_bias)
         self.out = nn.Linear(inner, dim) if out else nn.Identity()
         self.position = build_position(
@@ -101,8 +120,16 @@ class Attention(Mixer):
 
     def project(self, x: Float[Tensor, "B N C"], layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         """q, k (B, H, N, K), which know where they stand, and v (B, H, N, D)."""
-        q, k, v = (split_heads(t, self.heads) for t in self.qkv(layout.clean(x)).split(self.widths, -1))
-        return *self.position.turn(q, k, layout), v
+        q, k, v = self.qkv(layout.clean(x)).split(self.widths, -1)
+        few = self.heads // self.readers
+        q, k, v = split_heads(q, self.heads), split_heads(k, few), split_heads(v, few)
+        if self.readers > 1:
+            k, v = (t.repeat_interleave(self.readers, 1) for t in (k, v))
+        return *self.placed(q, k, layout), v
+
+    def placed(self, q: Tensor, k: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Queries and keys, normalised if asked, that know where they stand."""
+        return self.position.turn(self.norms[0](q), self.norms[1](k), layout)
 
     def seen(self, layout: Layout, device: torch.device) -> Bool[Tensor, "#B 1 #N N"] | None:
         """True where query i may see key j; None where every query sees every key."""

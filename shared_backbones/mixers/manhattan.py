@@ -41,7 +41,7 @@ class Manhattan(Scored):
         power = start + reach * torch.arange(self.heads, dtype=torch.float64) / self.heads
         decay = torch.log1p(-(2.0**-power)).to(torch.get_default_dtype())
         self.register_buffer("log_decay", decay, persistent=False)
-        self.local = DepthwiseConv(self.widths[2], at_least("kernel", kernel, 1), rank, self.causal)
+        self.local = DepthwiseConv(self.heads * self.head, at_least("kernel", kernel, 1), rank, self.causal)
 
     def weights(self, scores: Float[Tensor, "B H N N"], seen: Seen, layout: Layout) -> Float[Tensor, "B H N N"]:
         apart = relative_places(layout, self.log_decay).abs().sum(-1)

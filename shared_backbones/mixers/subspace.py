@@ -23,18 +23,18 @@ class Subspace(Attention):
 
     MSSA of "White-Box Transformers via Sparse Rate Reduction" (Yu et al. 2023): a step that compresses tokens onto a
     mixture of H subspaces. W_o is free, as the paper trains it, and not (U_1 .. U_H). Its other half is the channel
-    layer ``ista``. The options are those of ``attention``, without ``key_dim``.
+    layer ``ista``. The options are those of ``attention``, without ``key_dim`` and ``kv_heads``.
     """
 
     def __init__(self, dim: int, qkv_bias: bool = False, **rest: Any) -> None:
         super().__init__(dim, qkv_bias=qkv_bias, **rest)
         if self.widths[0] != self.widths[2]:
-            raise BadRequest("queries, keys and values of 'subspace' are one: key_dim cannot differ")
+            raise BadRequest("queries, keys and values of 'subspace' are one: neither key_dim nor kv_heads can differ")
         self.qkv = nn.Linear(dim, self.widths[2], bias=qkv_bias)
 
     def project(self, x: Float[Tensor, "B N C"], layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         z = split_heads(self.qkv(layout.clean(x)), self.heads)
-        return *self.position.turn(z, z, layout), z
+        return *self.placed(z, z, layout), z
 
 
 class Isomorphic(Attention):
@@ -48,7 +48,7 @@ class Isomorphic(Attention):
 
     def __init__(self, dim: int, ratio: float = 2.0, **rest: Any) -> None:
         super().__init__(dim, **rest)
-        head = self.widths[2] // self.heads
+        head = self.head
         hidden_width = max(1, round(ratio * head))
         self.own = nn.Parameter(torch.zeros(self.heads))
         self.mlp = nn.Sequential(nn.Linear(head, hidden_width), nn.GELU(), nn.Linear(hidden_width, head))
@@ -69,8 +69,7 @@ class Principal(Scored):
 
     def __init__(self, dim: int, **rest: Any) -> None:
         super().__init__(dim, **rest)
-        head = self.widths[2] // self.heads
-        self.merge = nn.Linear(4 * head, head)
+        self.merge = nn.Linear(4 * self.head, self.head)
 
     def weights(self, scores: Float[Tensor, "B H N N"], seen: Seen, layout: Layout) -> Float[Tensor, "B H N N"]:
         return hidden(scores, seen).softmax(-1)

@@ -38,6 +38,8 @@ def test_routed_heads_with_equal_scores_that_choose_all_are_attention(shared: in
     [
         ("attention", {"out": False, "head_dim": 3}, "must come to 16"),
         ("attention", {"head_dim": 3, "heads": 0}, "heads must be at least 1"),
+        ("attention", {"kv_heads": 3}, "kv_heads must divide heads"),
+        ("attention", {"qk_norm": "batch"}, "norm of queries and keys"),
         ("gated_heads", {"start": 1.0}, "start must lie between"),
         ("gated_heads", {"heads": 3, "head_dim": 4}, "must divide 16"),
         ("routed_heads", {"shared": 4}, "leaves 0 to route"),
@@ -51,6 +53,7 @@ def test_routed_heads_with_equal_scores_that_choose_all_are_attention(shared: in
         ("prob_sparse", {"factor": 0.0}, "factor must be positive"),
         ("prob_sparse", {"position": "table"}, "not add to scores"),
         ("subspace", {"key_dim": 2}, "are one"),
+        ("subspace", {"kv_heads": 2}, "are one"),
         ("manhattan", {"start": 0.0}, "start > 0"),
         ("manhattan_axes", {"position": "table"}, "do not carry over"),
         ("reduced", {"how": "cnv"}, "did you mean 'conv'"),

@@ -85,11 +85,25 @@ def position_bias(mixer: Any, layout: Layout, mask: list[list[bool]], b: int) ->
     return lambda i, j: 0.0
 
 
+def by_head(norm: Any, x: Tensor, heads: int) -> Tensor:
+    """A layer norm of each head's share of the channels."""
+    parts = []
+    for part in x.chunk(heads, -1):
+        centred = part - part.mean(-1, keepdim=True)
+        parts.append(centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + norm.eps) * norm.weight + norm.bias)
+    return torch.cat(parts, -1)
+
+
 def scored(mixer: Any, x: Tensor, layout: Layout, weigh: Any = lambda b: softmax, visible: Any = None) -> Tensor:
     """Attention with its position; ``weigh(b)`` gives the weights of item b, ``visible(b)`` the keys."""
     mask, before, out = real(x, layout), behind(layout.axes, mixer.causal), []
     for b, qkv in enumerate(affine(mixer.qkv, clean(x, layout)).unbind()):
         q, k, v = qkv.split(mixer.widths, -1)
+        if mixer.readers > 1:  # head h reads keys and values h // readers
+            few = mixer.heads // mixer.readers
+            k, v = (torch.cat([t.chunk(few, -1)[h // mixer.readers] for h in range(mixer.heads)], -1) for t in (k, v))
+        if not isinstance(mixer.norms[0], torch.nn.Identity):
+            q, k = (by_head(norm, t, mixer.heads) for norm, t in zip(mixer.norms, (q, k), strict=True))
         if type(mixer.position).__name__ == "Rotary":
             q, k = (rotated(mixer.position, t, coordinates_of(layout, b), mixer.heads) for t in (q, k))
         sees = visible(b) if visible else lambda i, j, b=b: mask[b][j] and before(i, j)
@@ -118,7 +132,7 @@ VARIANTS = {
     "attention": [
         {},
         {"position": {"kind": "rotary", "longest": 60.0}, "heads": 2},
-        {"position": "alibi"},
+        {"position": "alibi", "kv_heads": 2, "qk_norm": "layer"},
         {"position": {"kind": "table", "size": 4}, "heads": 2, "head_dim": 5, "key_dim": 3, "qkv_bias": False},
         {"position": {"kind": "table", "size": 3, "symmetric": True}, "out": False},
     ],
