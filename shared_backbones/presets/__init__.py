@@ -149,7 +149,7 @@ def load_preset(name: str) -> Preset:
 
 
 def adjust(preset: Preset, **changes: Any) -> Preset:
-    """A preset with plain changes: ``mixer`` (a name, or as in a layer's row; replaces every mixer), ``dim``, ``depth``,
+    """A preset with plain changes: ``mixer`` (a name, or as in a layer's row; replaces all), ``dim``, ``depth``,
     ``drop_path``, ``layer_scale``, ``placement``, ``norm``, ``channel``; ``dim`` and ``depth`` only where there is
     one stage. Other names go to the task's own ``model`` options.
     """
