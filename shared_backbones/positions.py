@@ -228,11 +228,11 @@ class Table(Position):
 
     def weights(self, axis: int, n: int, extent: Int[Tensor, "B"]) -> Float[Tensor, "B U S"]:
         """How each offset 1 - n .. n - 1 along an axis reads the stored entries."""
-        read = torch.arange(1 - n, n, device=extent.device, dtype=self.table.dtype)[None]
+        read = torch.arange(1 - n, n, device=extent.device, dtype=self.table.dtype).expand(extent.shape[0], -1)
         if axis not in self.causal:
             read = read * (self.size - 1) / (extent[:, None] - 1).clamp_min(1)
         stored = self.table.shape[1]
-        return hats(read.abs() if self.symmetric else read + (self.size - 1), stored).expand(len(extent), -1, -1)
+        return hats(read.abs() if self.symmetric else read + (self.size - 1), stored)
 
     def bias(self, layout: Layout, like: Tensor) -> Float[Tensor, "#B H N N"]:
         mask = like.new_ones(1, layout.size, dtype=torch.bool) if layout.mask is None else layout.mask
