@@ -1,12 +1,13 @@
 """How fast the shared recurrences are, as ratios within one run on fresh random data.
 
-    python -m tests.benchmarks.scans [--threads 1 2] [--repeats 5] [--json]
+    python -m tests.benchmarks.scans [--threads 1 2] [--repeats 3] [--families delta scan] [--refs DIR] [--json]
 
-Against: a loop over tokens; causal softmax attention of the same width (SDPA); and the forms in which these operators
-are usually written in plain torch, written here from the published equations: the delta rule with chunks picked by
-index and forward substitution row by row, and the selective scan with its decays and inputs in memory at full length.
-Each time is the best of a few, and contestants take turns. With one thread it is the process's own CPU time, so that
-a busy machine matters little; with more it is time on the clock, which means something on an idle machine only.
+Against: public pure-torch code where ``--refs`` holds it (see tests/benchmarks/public.py); a loop over tokens; causal
+softmax attention of the same width (SDPA); and the forms in which these operators are usually written in plain
+torch, written here from the published equations: the delta rule with chunks picked by index and forward substitution
+row by row, and the selective scan with its decays and inputs in memory at full length. Each time is the best of a
+few, and contestants take turns. With one thread it is the process's own CPU time, so that a busy machine matters
+little; with more it is time on the clock, which means something on an idle machine only.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +25,8 @@ from torch import Tensor
 
 from shared_backbones.mixers.scans import decay_scan, delta_scan, selective_scan
 from shared_backbones.runtime import configure
+
+from .public import public
 
 HEADS, WIDTH, STATES = 4, 64, 16  # 256 channels
 
@@ -45,7 +49,22 @@ def empty_state() -> Tensor:
 
 
 def delta_ours(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_a: Tensor) -> Tensor:
-    return delta_scan(q, k, v, beta, None, empty_state(), 64)[0]
+    return delta_scan(q, k, v, beta, None, empty_state(), 32)[0]
+
+
+def gated_ours(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_a: Tensor) -> Tensor:
+    return delta_scan(q, k, v, beta, log_a, empty_state(), 32)[0]
+
+
+def gated_loop(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_a: Tensor) -> Tensor:
+    """S <- a S, then as in the delta rule."""
+    s, rows = empty_state(), []
+    for q_t, k_t, v_t, b_t, a_t in zip(*(t.unbind(2) for t in (q, k, v, beta, log_a.exp())), strict=True):
+        s = a_t[..., None, None] * s
+        error = (v_t - (k_t[..., None, :] @ s)[..., 0, :]) * b_t[..., None]
+        s = s + k_t[..., None] * error[..., None, :]
+        rows.append((q_t[..., None, :] @ s)[..., 0, :])
+    return torch.stack(rows, 2)
 
 
 def delta_loop(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_a: Tensor) -> Tensor:
@@ -131,9 +150,10 @@ Form = Callable[..., Tensor]
 FORMS: dict[str, dict[str, Form]] = {
     "linear": {"ours": linear_ours, "loop": linear_loop, "sdpa": causal_attention},
     "delta": {"ours": delta_ours, "loop": delta_loop, "indexed chunks": delta_indexed, "sdpa": causal_attention},
+    "gated delta": {"ours": gated_ours, "loop": gated_loop, "sdpa": causal_attention},
     "scan": {"ours": scan_ours, "loop": scan_loop, "doubling": scan_doubling, "indexed": scan_indexed},
 }
-SLOW = {"indexed"}  # minutes at 8k tokens with gradients
+SLOW = {"indexed", "fla per token"}  # minutes at 8k tokens with gradients
 
 
 def timed(form: Form, data: list[Tensor], backward: bool) -> float:
@@ -148,9 +168,9 @@ def timed(form: Form, data: list[Tensor], backward: bool) -> float:
     return clock() - start
 
 
-def race(family: str, n: int, backward: bool, repeats: int) -> dict[str, float]:
+def race(family: str, n: int, backward: bool, repeats: int, more: dict[str, Form]) -> dict[str, float]:
     """Best seconds of each form; all must agree on the values first."""
-    forms = {k: f for k, f in FORMS[family].items() if not (k in SLOW and backward and n > 2048)}
+    forms = {k: f for k, f in {**FORMS[family], **more}.items() if not (k in SLOW and backward and n > 2048)}
     make = scan_data if family == "scan" else attention_data
     data = make(256)
     for name, form in forms.items():
@@ -172,14 +192,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Ratios of the shared recurrences to loops, plain forms and SDPA.")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--families", nargs="+", default=list(FORMS), choices=list(FORMS))
+    parser.add_argument("--refs", type=Path, help="folder of public references")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    references = {family: public(options.refs, family) for family in options.families}
+    for _, reason in references.values():
+        if reason and not options.json:
+            print(f"left out: {reason}", flush=True)
     rows: list[dict[str, Any]] = []
     for threads in options.threads:
         record = configure(threads)
-        for family in FORMS:
+        for family in options.families:
             for n, backward in ((4096, False), (4096, True), (8192, True)):
-                best = race(family, n, backward, options.repeats)
+                best = race(family, n, backward, options.repeats, references[family][0])
                 ratios = {name: round(s / best["ours"], 2) for name, s in best.items() if name != "ours"}
                 rows.append({"threads": threads, "family": family, "n": n, "backward": backward, "ratios": ratios})
                 what = "forward + backward" if backward else "forward"

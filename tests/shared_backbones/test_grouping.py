@@ -38,8 +38,6 @@ def test_the_tile_changes_no_number(tile: int | tuple[int, ...]) -> None:
     same_weights("neighborhood", {"window": (5, 3)}, "neighborhood", {"window": (5, 3), "tile": tile})
     sparse: dict[str, Any] = {"window": 3, "dilation": 3}
     same_weights("neighborhood", sparse, "neighborhood", {**sparse, "tile": tile})
-        "neighborhood", {"window": 3, "dilation": 3}, "neighborhood", {"window": 3, "dilation": 3, "tile": tile}
-    )
 
 
 def test_parts_of_the_scores_join_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
