@@ -6,7 +6,7 @@ A domain's task builds its own stem and head around the same backbone; this is t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,36 +50,45 @@ class Model(nn.Module):
         super().__init__()
         self.stem, self.backbone, self.head = stem, backbone, head
 
-    def forward(self, x: Tensor, positions: Tensor | None = None, edges: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor | None = None, edges: Tensor | None = None, edge_attr: Tensor | None = None
+    ) -> Tensor:
         """Raw input of the stem -> scores (B, K), or tokens (B, N, C)."""
         tokens, layout = self.stem(x)
         if positions is not None or edges is not None:
-            layout = Layout(
-                layout.axes, layout.ordered, layout.mask, layout.positions if positions is None else positions, edges
-            )
+            at = layout.positions if positions is None else positions
+            layout = Layout(layout.axes, layout.ordered, layout.mask, at, edges, edge_attr)
         tokens, layout = self.backbone(tokens, layout)
         return tokens if self.head is None else self.head(tokens, layout)
 
 
-def mixers_of(preset: Preset) -> list[str]:
-    """The mixers named anywhere in a sentence, inner ones too, each once, in order."""
-    found: dict[str, None] = {}
+def _mixer_rows(preset: Preset) -> Iterator[Mapping[str, Any]]:
+    """Each mixer of a sentence with its options, inner ones too, in order."""
 
-    def visit(sentence: Any) -> None:
+    def visit(sentence: Any) -> Iterator[Mapping[str, Any]]:
         if isinstance(sentence, str):
-            found[sentence] = None
+            yield {"mixer": sentence}
         elif isinstance(sentence, Mapping):
             if "mixer" in sentence:
-                found[sentence["mixer"]] = None
-            visit(sentence.get("inner", ()))
+                yield sentence
+            yield from visit(sentence.get("inner", ()))
         else:
             for part in sentence:
-                visit(part)
+                yield from visit(part)
 
     for stage in (*preset.backbone.stages, *preset.backbone.decoder):
         for layer in stage.layers:
-            visit({"mixer": layer.mixer, "inner": layer.mixer_options.get("inner", ())})
-    return list(found)
+            yield from visit({**layer.mixer_options, "mixer": layer.mixer})
+
+
+def mixers_of(preset: Preset) -> list[str]:
+    """The mixers named anywhere in a sentence, inner ones too, each once, in order."""
+    return list(dict.fromkeys(row["mixer"] for row in _mixer_rows(preset)))
+
+
+def edge_features_of(preset: Preset) -> int:
+    """Width of the attributes of edges that its mixers read; 0: none."""
+    return max((int(row.get("edge_features", 0)) for row in _mixer_rows(preset)), default=0)
 
 
 def needs_of(preset: Preset) -> frozenset[str]:
@@ -134,9 +143,11 @@ def example(preset: Preset, model: Model, axes: tuple[int, ...] | None = None, b
     found = {"x": torch.randn(batch, *axes, model.stem.embed.in_features)}  # type: ignore[union-attr,arg-type]
     n, needs = found["x"][0, ..., 0].numel(), needs_of(preset)
     if "positions" in needs:
-        found["positions"] = torch.rand(batch, n, rank).cumsum(1)
+        found["positions"] = torch.rand(batch, n, 3 if preset.sets else rank).cumsum(1)  # a set stands in space
     if "edges" in needs:
         found["edges"] = torch.randint(0, batch * n, (2, 4 * n))
+        if width := edge_features_of(preset):
+            found["edge_attr"] = torch.randn(4 * n, width)
     return found
 
 
@@ -280,7 +291,7 @@ def stride_of(preset: Preset) -> int:
 
 def _free(preset: Preset, name: str, value: Tensor) -> list[int]:
     """Which dimensions of an input may change: batch and extents, not its channels."""
-    if name == "edges":
-        return [1]
+    if name in ("edges", "edge_attr"):
+        return [("edge_attr", "edges").index(name)]
     channels = 1 if preset.stem in LATTICE_STEMS or preset.stem == "variates" else value.ndim - 1
     return [i for i in range(value.ndim) if i != channels]

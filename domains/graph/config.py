@@ -114,10 +114,17 @@ class NodeOptions(GraphOptions):
         0, ge=0, description="train on parts of so many neighbouring nodes, train.batch_size parts a batch; 0: off"
     )
 
+    two_hop: int = Field(
+        0,
+        ge=0,
+        description="every node as itself and so many nodes drawn within two hops, each with the means of two hops "
+        "around it; for presets of attention such as large_gt; 0: off",
+    )
+
     @model_validator(mode="after")
     def _one_way(self) -> NodeOptions:
-        if self.sample and self.part_nodes:
-            raise ValueError("sample and part_nodes are two ways of training on a large graph: set one of them")
+        if sum(map(bool, (self.sample, self.part_nodes, self.two_hop))) > 1:
+            raise ValueError("sample, part_nodes and two_hop are ways of training on a large graph: set one of them")
         if any(fanout < -1 or fanout == 0 for fanout in self.sample):
             raise ValueError(f"sample holds numbers of neighbours (at least 1), or -1 for all, got {list(self.sample)}")
         return self

@@ -20,9 +20,12 @@ from .model import GraphNet, outputs_loss
 from .sampled import PartNodes, SampledNodes, all_outputs, log, sampled_outputs, say_memory
 from .scoring import CLASS_FACTS
 from .tasks import GraphTask
+from .two_hop import TwoHopNodes, widened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from shared_backbones.presets import Preset
 
 MOST_DRAWN = 1500  # test nodes whose neighbourhoods are read for a picture
 
@@ -45,7 +48,12 @@ class Node(GraphTask):
         """Whether a training batch is a part of the graph."""
         options = self.config
         assert isinstance(options, NodeOptions)
-        return bool(options.sample or options.part_nodes)
+        return bool(options.sample or options.part_nodes or options.two_hop)
+
+    def build(self, fitted: Fitted, preset: Preset) -> GraphNet:
+        """The network; with ``two_hop`` its stem reads what a token carries."""
+        assert isinstance(self.config, NodeOptions)
+        return super().build(widened(fitted) if self.config.two_hop else fitted, preset)
 
     @property
     def fanouts(self) -> tuple[int, ...]:
@@ -66,7 +74,10 @@ class Node(GraphTask):
         if not self.in_pieces:
             return super().items(data, split, fitted, part)
         assert isinstance(self.config, NodeOptions)
-        place, index = encodings(data, self.config.encodings), split.parts[part]
+        index = split.parts[part]
+        if self.config.two_hop:
+            return TwoHopNodes(data, index, self.config.two_hop, part == "train")
+        place = encodings(data, self.config.encodings)
         if part != "train":
             return SampledNodes(data, place, index, (-1,) * len(self.fanouts))
         if self.config.part_nodes:
@@ -79,9 +90,12 @@ class Node(GraphTask):
         return outputs_loss(model, sampled_outputs(model, batch) if "hop_nodes" in batch else model(batch), batch)
 
     def _all(self, model: nn.Module, items: Items) -> tuple[Tensor, Tensor]:
+        assert isinstance(model, GraphNet)
+        if isinstance(items, TwoHopNodes):
+            log.info("scored on nodes drawn within two hops, not on all of them")
+            return torch.from_numpy(items.outputs(model, items.index)), target_tensor(items.graph, items.index)
         if not isinstance(items, SampledNodes):
             return super()._all(model, items)
-        assert isinstance(model, GraphNet)
         found, how = all_outputs(model, items.graph, items.encoding, self.fanouts)
         log.info("scored on %s", how)
         return torch.from_numpy(found[items.index]), target_tensor(items.graph, items.index)

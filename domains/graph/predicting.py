@@ -12,6 +12,7 @@ from shared_backbones.errors import BadInput
 
 from ..task import Fitted, Sink
 from .batches import ManyGraphs, whole_inputs
+from .config import NodeOptions
 from .data import Graph
 from .encodings import encodings
 from .model import GraphNet
@@ -19,6 +20,7 @@ from .sampled import all_outputs
 from .scoring import softmax
 from .source import open_graph
 from .tasks import GRAPHS_AT_ONCE, GraphTask, held_to
+from .two_hop import TwoHopNodes
 
 
 def known_levels(fitted: Fitted) -> dict[str, tuple[str, ...]]:
@@ -69,6 +71,9 @@ def _outputs(task: GraphTask, model: GraphNet, fitted: Fitted, graph: Graph) -> 
     encoding = encodings(graph, task.config.encodings)
     found = []
     with torch.inference_mode():
+        if isinstance(task.config, NodeOptions) and task.config.two_hop:
+            every = np.arange(graph.nodes)
+            return TwoHopNodes(graph, every, task.config.two_hop, train=False).outputs(model, every)
         if isinstance(task, Node) and task.in_pieces:
             return all_outputs(model, graph, encoding, task.fanouts)[0]
         if task.level == "node":

@@ -33,8 +33,8 @@ class PatchNet(nn.Module):
         for name in preset.model:
             if name not in OPTIONS:
                 raise unknown("model option of temporal graphs", name, OPTIONS)
-        if preset.stem != "patches":
-            raise unknown("stem of temporal graphs", preset.stem, ("patches",))
+        if preset.stem != "interactions":
+            raise unknown("stem of temporal graphs", preset.stem, ("interactions",))
         self.patches = int(fitted["patches"])
         sentences = [layer.mixer_options for stage in preset.backbone.stages for layer in stage.layers]
         width = edge_width(sentences)
