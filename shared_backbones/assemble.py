@@ -237,6 +237,18 @@ def _left(given: tuple[Any, ...], out: Any) -> tuple[tuple[int, ...], int]:
     return (layout.axes if layout is not None and out.ndim == 3 else ()), out.shape[-1]
 
 
+def parameters(preset: Preset, channels: int = 3, classes: int = 0) -> int:
+    """Numbers that a network holds; nothing is run, and where its operators allow it nothing is allocated."""
+    for device in ("meta", "cpu"):
+        try:
+            with torch.device(device):
+                return sum(p.numel() for p in build_model(preset, None, channels, classes).parameters())
+        except (NotImplementedError, RuntimeError):
+            if device == "cpu":
+                raise
+    raise AssertionError
+
+
 def count(preset: Preset, axes: tuple[int, ...] | None = None, channels: int = 3, classes: int = 0) -> dict[str, int]:
     """Parameters, and multiply-adds of one input of raw extents ``axes``."""
     parts = profile(preset, axes, channels, classes)

@@ -109,12 +109,12 @@ def _facts(preset: Preset) -> dict[str, Any]:
 
 
 def _row(name: str) -> dict[str, Any]:
-    from shared_backbones.assemble import count
+    from shared_backbones.assemble import parameters
     from shared_backbones.presets import load_preset
 
     preset = load_preset(name)
     setting = _setting(preset)
-    return {**_facts(preset), **count(preset, **setting), "input": list(setting["axes"] or ())}
+    return {**_facts(preset), "parameters": parameters(preset, setting["channels"], setting["classes"])}
 
 
 @backbones.command("list")
@@ -133,15 +133,15 @@ def list_backbones(as_json: AsJson = False) -> Answer:
                 ", ".join(map(str, p["ranks"])) + (", set" if p["sets"] else "") + (", causal" if p["causal"] else ""),
                 ", ".join(p["mixers"]),
                 metric(p["parameters"]),
-                metric(p["macs"]),
+                p["cost"],
                 p["paper"],
             ]
             for p in presets
         ]
-        show.table(console, ["preset", "rank", "mixers", "parameters", "multiply-adds", "paper"], rows)
+        show.table(console, ["preset", "rank", "mixers", "parameters", "cost", "paper"], rows)
         facts = [[n, *_mixer_cells(f)] for n, f in mixers.items()]
         show.table(console, ["mixer", "rank", "sets", "causal axes", "needs", "cost", "overtakes at"], facts)
-        note = "Multiply-adds: at the input of the paper where it states one, else at a small one (`show NAME`). "
+        note = "Multiply-adds at an input: `show NAME --input AxB`. "
         note += "Overtakes at: tokens from which training it takes less time than softmax attention, as measured."
         console.print(f"{len(presets)} presets, {len(mixers)} mixers. {note}", style="dim")
 
