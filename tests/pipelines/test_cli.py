@@ -246,7 +246,7 @@ def test_predict_from_the_shell(capfd: pytest.CaptureFixture[str], run: Path, he
     assert "1 done (1 before)" in out
     assert "rows of 4 numbers" in refused(capfd, "predict", str(run), str(inbox / "wide.npy"), "--out", "other")
     assert not (here / "other").exists()
-    assert "unknown engine 'dask'" in refused(capfd, "predict", str(run), "x", "--out", "other", "--engine", "dask")
+    assert "unknown engine 'spark'" in refused(capfd, "predict", str(run), "x", "--out", "other", "--engine", "spark")
 
 
 def test_evaluate_from_the_shell(capfd: pytest.CaptureFixture[str], run: Path) -> None:

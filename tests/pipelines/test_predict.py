@@ -203,8 +203,8 @@ def test_same_names_from_two_folders(run: Path, inbox: Path, tmp_path: Path) -> 
 
 def test_requests_that_cannot_be_met(run: Path, inbox: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(BadRequest, match="unknown engine 'ray'"):
-        predict(run, [str(inbox)], out, engine="ray")
+    with pytest.raises(BadRequest, match="unknown engine 'spark'"):
+        predict(run, [str(inbox)], out, engine="spark")
     with pytest.raises(BadRequest, match="at least 1"):
         predict(run, [str(inbox)], out, workers=0)
     with pytest.raises(BadRequest, match=r"no file that ends in \.npy"):
