@@ -19,6 +19,8 @@ from .combine import Combined, Sentence
 from .graph_attention import put_back
 from .neighborhood import Ends, degrees, ends, gathered
 
+MOST_ROUNDS = 31  # halvings of a path over 2^31 tokens
+
 
 def best_neighbour(h: Float[Tensor, "M C"], cluster: Int[Tensor, "M"], edges: Ends) -> Int[Tensor, "M"]:
     """Per cluster (by the number of its root) the neighbouring cluster most like it, itself where there is none.
@@ -43,7 +45,10 @@ def merged(cluster: Int[Tensor, "M"], partner: Int[Tensor, "M"], rank: Int[Tenso
     here = torch.arange(partner.shape[0], device=partner.device)
     mutual = partner[partner] == here
     parent = torch.where(mutual & (rank < rank[partner]), here, partner)
-    for _ in range(max(1, (partner.shape[0] - 1).bit_length())):  # each time the remaining paths are halved
+    # Each time the remaining paths are halved. An export leaves the number of tokens open, and rounds past the last that
+    # is needed change nothing: it takes as many as any number does.
+    rounds = MOST_ROUNDS if torch.compiler.is_exporting() else max(1, (partner.shape[0] - 1).bit_length())
+    for _ in range(rounds):
         parent = parent[parent]
     return parent[cluster]
 
