@@ -45,8 +45,8 @@ def merged(cluster: Int[Tensor, "M"], partner: Int[Tensor, "M"], rank: Int[Tenso
     here = torch.arange(partner.shape[0], device=partner.device)
     mutual = partner[partner] == here
     parent = torch.where(mutual & (rank < rank[partner]), here, partner)
-    # Each time the remaining paths are halved. An export leaves the number of tokens open, and rounds past the last that
-    # is needed change nothing: it takes as many as any number does.
+    # Each time the remaining paths are halved. An export leaves the number of tokens open; rounds past the last that is
+    # needed change nothing, so it takes as many as any number does.
     rounds = MOST_ROUNDS if torch.compiler.is_exporting() else max(1, (partner.shape[0] - 1).bit_length())
     for _ in range(rounds):
         parent = parent[parent]
