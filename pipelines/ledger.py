@@ -34,6 +34,10 @@ class Row:
     reason: str = ""
     seconds: float = 0.0
     at: str = ""  # UTC, ISO 8601
+    run: str = ""  # id of the run that the model is of
+    directory: str = ""  # where that run was
+    data: str = ""  # sha256 of what it was trained on
+    code: str = ""  # digest of the code that predicted
 
 
 _FIELDS = {f.name for f in fields(Row)}

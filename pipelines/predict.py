@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from shared_backbones.errors import BadInput, BadRequest, CambiumError
 
 from . import engines, ledger
 from .ledger import LEDGER, Row
+from .lineage import CARD, of_model
 from .sink import STAGING, FolderSink
 from .store import DiskFull, disk_full_is_clear
 
@@ -68,9 +70,12 @@ def _loaded(model: Path, sha256: str) -> Any:
 class _Job:
     source: str
     folder: str
+    sha256: str | None  # of the input
 
 
-def _predict_one(job: _Job, *, model: Path, sha256: str, out: Path) -> tuple[dict[str, str], dict[str, Any]]:
+def _predict_one(
+    job: _Job, *, model: Path, sha256: str, out: Path, origin: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, Any]]:
     import torch
 
     trained = _loaded(model, sha256)
@@ -78,6 +83,9 @@ def _predict_one(job: _Job, *, model: Path, sha256: str, out: Path) -> tuple[dic
     try:
         with disk_full_is_clear(out / job.folder), torch.inference_mode():
             facts = trained.task.predict(trained.model, trained.fitted, job.source, sink)
+            card = {"input": job.source, "input_sha256": job.sha256, **origin}
+            with sink.file(CARD) as path:
+                path.write_text(json.dumps(card, indent=2) + "\n")
             return sink.publish(), dict(facts)
     except Exception as error:  # libraries hide a full disk behind errors of their own: ask while the torso stands
         if not isinstance(error, CambiumError) and shutil.disk_usage(out).free < _FULL:
@@ -198,6 +206,8 @@ class _Batch:
 
     out: Path
     model: str
+    origin: Mapping[str, Any]  # of the outputs, see .lineage
+    run: Path
     digests: dict[str, str | None]
     before: Mapping[str, Row]
     rows: dict[str, Row] = field(default_factory=dict)
@@ -212,7 +222,7 @@ class _Batch:
                 continue
             folder = row.folder if row else _folder_for(source, taken)
             taken.add(folder)
-            jobs.append(_Job(source, folder))
+            jobs.append(_Job(source, folder, digest))
         return jobs
 
     def row(self, outcome: engines.Outcome[_Job, tuple[dict[str, str], dict[str, Any]]]) -> Row:
@@ -229,6 +239,10 @@ class _Batch:
             reason="" if problem is None else problem.message,
             seconds=round(outcome.seconds, 3),
             at=datetime.now(UTC).isoformat(timespec="seconds"),
+            run=self.origin["run"],
+            directory=str(self.run),
+            data=self.origin["trained_on"]["sha256"] or "",
+            code=self.origin["code"],
         )
 
 
@@ -247,15 +261,18 @@ def predict(
     ``progress(row, finished, total)`` is called after each input. Raises BadInput where the only input is refused
     (then nothing is written), BadRequest where the request cannot be met or the disk is full.
     """
+    from .runs import code_version
+
     run = find_model(model, root)
     sha256 = model_digest(run)
-    task = _loaded(run.resolve(), sha256).task  # a model that cannot be used is refused here, once
+    trained = _loaded(run.resolve(), sha256)  # a model that cannot be used is refused here, once
+    task, origin = trained.task, of_model(trained.meta, run, sha256, code_version(trained.task.name))
     sources = expand(inputs, out, tuple(getattr(task, "suffixes", ())))
-    function = partial(_predict_one, model=run.resolve(), sha256=sha256, out=out)
+    function = partial(_predict_one, model=run.resolve(), sha256=sha256, out=out, origin=origin)
     with ledger.owned(out):
         for stale in out.glob(f"{STAGING}*"):  # a killed batch's; no other can be writing here
             shutil.rmtree(stale)
-        batch = _Batch(out, sha256, input_digests(sources), ledger.read(out / LEDGER))
+        batch = _Batch(out, sha256, origin, run.resolve(), input_digests(sources), ledger.read(out / LEDGER))
         jobs = batch.plan()
         reused = frozenset(batch.rows)
         for outcome in engines.map(function, jobs, workers=min(workers, max(1, len(jobs))), engine=engine):

@@ -17,6 +17,7 @@ from shared_backbones.errors import BadInput, BadRequest
 
 from .config import RunConfig
 from .promotion import Terms, judge
+from .store import Lock
 
 DECISIONS = "decisions.jsonl"
 
@@ -59,16 +60,13 @@ def settle(champion: Path, challenger: Path, root: Path, source: str | None, ter
     if champion.name == challenger.name:
         return {**names, "promote": False, "reason": "it is the champion already", "reused": False}
     key = to_json_digest([champion.name, challenger.name, source, terms.model_dump(mode="json")])[:16]
-    for row in decisions(root):
-        if row["key"] == key:
-            found = {**row, "reused": True}
-            break
-    else:
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        verdict = judge(champion, challenger, source, terms).to_json()
-        found = {"key": key, "at": at, **names, **verdict}
-        _keep(root, found)
-        found["reused"] = False
+    with Lock(root / f".lock-decision-{key}").held():  # two who ask at once get one decision
+        found = next(({**row, "reused": True} for row in decisions(root) if row["key"] == key), None)
+        if found is None:
+            at = datetime.now(UTC).isoformat(timespec="seconds")
+            found = {"key": key, "at": at, **names, **judge(champion, challenger, source, terms).to_json()}
+            _keep(root, found)
+            found["reused"] = False
     if found["promote"]:  # also for a decision found: a process may have been killed between the two
         try:
             promote(challenger.name, root, why=found["reason"], instead_of=champion.name)

@@ -1,4 +1,4 @@
-"""Commands that do the work: demo, train, evaluate, predict, compare, export, flow."""
+"""Commands that do the work: demo, train, retrain, evaluate, predict, compare, export, lineage, flow."""
 
 from __future__ import annotations
 
@@ -175,6 +175,17 @@ def compare(
     return Answer(result, lambda console: show.comparison(console, result))
 
 
+def lineage(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An output of a batch, or a file of a run.")],
+    as_json: AsJson = False,
+) -> Answer:
+    """Where a file came from: model, training data, configuration and code."""
+    from ..lineage import lineage as trace
+
+    facts = trace(file)
+    return Answer(facts, lambda console: show.pairs(console, facts))
+
+
 def export(
     run: RunName,
     to: Annotated[str, typer.Option("--to", metavar="onnx|torch", help="The format.")],
@@ -227,7 +238,7 @@ def _number(text: str, option: str) -> float:
 
 def register(app: typer.Typer) -> None:
     """Name the commands, in the order in which a newcomer needs them."""
-    for command in (demo, train, retrain, evaluate, predict, compare, export):
+    for command in (demo, train, retrain, evaluate, predict, compare, export, lineage):
         app.command()(command)
     everything: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
     app.command(context_settings=everything)(flow)

@@ -20,7 +20,7 @@ from shared_backbones import runtime
 from ..config import RunConfig, TrainConfig, build_preset, from_yaml, to_yaml
 from ..evaluate import evidences, score
 from ..ingest import ingest
-from ..runs import Trained, save_model
+from ..runs import Trained, code_version, save_model
 from ..store import atomic_path, finite, write_json, write_text
 from ..train import STAGING
 from . import loop, plan
@@ -119,6 +119,7 @@ def finish(staging: Path, trained: Trained, data: Any, split: Split, position: P
     metrics["training"] = finite(_training(position, config.train))
     metrics["runtime"] = settings
     facts = {"data_sha256": data.manifest.sha256, "split": split.digest, "train_seconds": position.seconds}
+    facts["code"] = code_version(config.task)
     save_model(staging, config, trained.preset, trained.fitted, model, run=trained.meta["run"], **facts)
     write_json(staging / "data.json", finite({**data.manifest.to_json(), "split": split.to_json()}))
     write_json(staging / "history.json", finite(position.history))

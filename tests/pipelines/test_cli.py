@@ -29,6 +29,7 @@ COMMANDS = [
     "data",
     "export",
     "flow",
+    "lineage",
     "models",
 ]
 HEAVY = ("torch", "lightning", "prefect", "mlflow", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "rasterio")

@@ -56,7 +56,7 @@ def test_a_batch_and_the_same_again(run: Path, inbox: Path, tmp_path: Path) -> N
     assert first.exit_code == 0
     assert states(first) == {"a.npy": "done", "b.npy": "done", "c.npy": "done"}
     assert {p.name for p in out.iterdir()} == {"a", "b", "c", "ledger.jsonl"}
-    assert {p.name for p in (out / "a").iterdir()} == {"first.txt", "prediction.csv"}
+    assert {p.name for p in (out / "a").iterdir()} == {"first.txt", "lineage.json", "prediction.csv"}
     assert len(np.loadtxt(out / "b" / "prediction.csv")) == 5
     before = tree(out)
     again = predict(run, [str(inbox / "*.npy")], out)
