@@ -75,6 +75,12 @@ def _graph_node() -> type[Any]:
     return Node
 
 
+def _audio_classify() -> type[Any]:
+    from .audio.classify import Classify
+
+    return Classify
+
+
 def _graph_graph() -> type[Any]:
     from .graph.graphs import Graphs
 
@@ -90,6 +96,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {
     "hyperspectral/classify": _classify_scene,
     "graph/node": _graph_node,
     "graph/graph": _graph_graph,
+    "audio/classify": _audio_classify,
     "synthetic/recall": _recall,
     "synthetic/listops": _listops,
     "synthetic/patterns": _patterns,

@@ -86,6 +86,7 @@ def _predict_one(
             card = {"input": job.source, "input_sha256": job.sha256, **origin}
             with sink.file(CARD) as path:
                 path.write_text(json.dumps(card, indent=2) + "\n")
+            _keep_features(reference, sample, sink)
             return sink.publish(), dict(facts)
     except Exception as error:  # libraries hide a full disk behind errors of their own: ask while the torso stands
         if not isinstance(error, CambiumError) and shutil.disk_usage(out).free < _FULL:

@@ -41,6 +41,8 @@ def make_split(graph: Graph, options: SplitOptions) -> Split:
         counts = {p: np.bincount(graph.target[i], minlength=len(graph.classes)) for p, i in parts.items()}
         lacking = [c for c, n in zip(graph.classes, counts["train"], strict=True) if n == 0]
         needed = [c for c, n in zip(graph.classes, counts["test"], strict=True) if n and c in lacking]
+        if len(graph.classes) == 1:
+            raise BadInput(f"{where}: all targets are {graph.classes[0]!r}; classification needs two classes or more")
         if len(lacking) >= len(graph.classes) - 1 or (needed and protocol != "given"):
             raise BadInput(
                 f"{where}: class {', '.join(map(repr, lacking[:5]))} has no training {graph.level} under {name!r}; "

@@ -80,7 +80,8 @@ class Ordered(Combined):
         self.by, self.levels = by, at_least("levels", levels, 1)
         self.score = nn.Linear(dim, 1, bias=False)
         self.inner = self.part(inner, dim, rank=1, ordered=True, causal_axes=(), provides=())
-        self.derive([self.inner], sets=True, causal_axes=frozenset(), needs=frozenset({"edges"}), exports_mask=False)
+        facts: dict[str, Any] = {"ranks": self.ranks, "causal_axes": frozenset(), "needs": frozenset({"edges"})}
+        self.derive([self.inner], sets=True, exports_mask=False, **facts)
 
     def keys(self, x: Float[Tensor, "B N C"], layout: Layout) -> list[Float[Tensor, "B N"]]:
         """What tokens are sorted by, the finest first."""

@@ -18,7 +18,7 @@ from shared_backbones.errors import BadInput
 from ..store import open_rows
 from .assemble import Rules, assemble
 from .graph import Given, Graph
-from .npz import classes_of
+from .plain import classes_of
 
 
 def is_arrays(folder: Path) -> bool:

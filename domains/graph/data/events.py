@@ -110,6 +110,8 @@ def assemble(source: str, frame: pd.DataFrame, columns: Columns, licence: str = 
 
 def _times(cells: pd.Series, source: str) -> Float[np.ndarray, "E"]:
     if not pd.api.types.is_numeric_dtype(cells):
+        if pd.to_numeric(cells, errors="coerce").notna().mean() > 0.5:  # numbers, but for some
+            return _numbers(cells, source)
         stamps = pd.to_datetime(cells, errors="coerce", format="ISO8601")
         if stamps.isna().any():
             row = int(np.flatnonzero(stamps.isna())[0])

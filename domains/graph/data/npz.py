@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Shaped
 
 from shared_backbones.errors import BadInput
 
 from .assemble import Rules, assemble
 from .graph import Given, Graph
+from .plain import classes_of, pairs_of, rows_of_numbers
 
 _MASKS = ("train", "val", "test")
 
@@ -24,15 +24,17 @@ def read_npz(path: Path, rules: Rules) -> Graph:
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            parts = {name: archive[name] for name in archive.files if not _objects(archive, name)}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path}: not an npz archive of plain arrays ({error})") from None
+            objects = [name for name in archive.files if _objects(archive, name)]
+            parts = {name: archive[name] for name in archive.files if name not in objects}
+    except (OSError, ValueError, AttributeError, zipfile.BadZipFile):  # an .npy is an array, and no archive
+        raise BadInput(f"{path}: not an npz archive of plain arrays: damaged, or of another format") from None
     if "edges" in parts and "node_features" in parts:
         return _masked(path, parts, rules)
     if "adj_indptr" in parts:
         return _sparse(path, parts, rules)
+    left = f" ({', '.join(objects)} holds Python objects, which are never read: save plain numbers)" if objects else ""
     raise BadInput(
-        f"{path}: no known layout: it holds {', '.join(sorted(parts)) or 'nothing'}. Known: node_features, "
+        f"{path}: no known layout: it holds {', '.join(sorted(parts)) or 'nothing'}{left}. Known: node_features, "
         "node_labels, edges (with masks), or adj_data, adj_indices, adj_indptr, adj_shape, attr_*, labels"
     )
 
@@ -46,27 +48,14 @@ def _objects(archive: Any, name: str) -> bool:
     return False
 
 
-def classes_of(path: Path | str, labels: Shaped[np.ndarray, "n"]) -> tuple[Any, tuple[str, ...]]:
-    """Class positions and names from whole numbers (below 0: unknown); real values are a regression target."""
-    if labels.ndim != 1:
-        raise BadInput(f"{path}: one target per node is wanted, got shape {labels.shape}")
-    if labels.dtype.kind == "f" and not np.array_equal(labels, np.round(labels), equal_nan=False):
-        return labels.astype(np.float64), ()
-    found = np.unique(labels[labels >= 0])
-    position = np.where(labels >= 0, np.searchsorted(found, np.maximum(labels, found[0] if len(found) else 0)), -1)
-    return position.astype(np.int64), tuple(str(int(c)) for c in found)
-
-
 def _masked(path: Path, parts: dict[str, Any], rules: Rules) -> Graph:
-    edges, features = parts["edges"], parts["node_features"]
-    if edges.ndim != 2 or 2 not in edges.shape:
-        raise BadInput(f"{path}: 'edges' must be (E, 2), got {edges.shape}")
-    edges = edges.T if edges.shape[1] == 2 else edges
+    edges = pairs_of(path, "edges", parts["edges"])
+    features = rows_of_numbers(path, "node_features", parts["node_features"])
     target: Any = None
     classes: tuple[str, ...] = ()
     if "node_labels" in parts:
         target, classes = classes_of(path, parts["node_labels"])
-        if len(target) != len(features):
+        if target is not None and len(target) != len(features):
             raise BadInput(f"{path}: {len(target)} node_labels for {len(features)} rows of node_features")
     given = None
     if all(f"{m}_masks" in parts for m in _MASKS):
@@ -74,17 +63,21 @@ def _masked(path: Path, parts: dict[str, Any], rules: Rules) -> Graph:
         for m, mask in masks.items():
             if mask.shape[1] != len(features):
                 raise BadInput(f"{path}: {m}_masks are {mask.shape[1]} long for {len(features)} nodes")
+            if len(mask) != len(masks["train"]):
+                raise BadInput(
+                    f"{path}: {len(masks['train'])} train_masks and {len(mask)} {m}_masks; give as many of each"
+                )
         splits = tuple({m: np.flatnonzero(masks[m][s]) for m in _MASKS} for s in range(len(masks["train"])))
         given = Given(f"{len(splits)} fixed masks", splits)
     return assemble(
         str(path),
-        features.astype(np.float32),
+        features,
         edges,
         rules,
         target=target,
         classes=classes,
         given=given,
-        edge_attr=parts["edge_features"].astype(np.float32) if "edge_features" in parts else None,
+        edge_attr=rows_of_numbers(path, "edge_features", parts["edge_features"]) if "edge_features" in parts else None,
     )
 
 
@@ -104,7 +97,7 @@ def _sparse(path: Path, parts: dict[str, Any], rules: Rules) -> Graph:
     plain = bool((adjacency.data == 1).all())
     return assemble(
         str(path),
-        np.asarray(features, np.float32),
+        rows_of_numbers(path, "attr_matrix", np.asarray(features)),
         np.stack([adjacency.row, adjacency.col]),
         rules,
         target=target,

@@ -52,6 +52,12 @@ def _of_folder(path: Path, schema: Schema, rules: Rules, edges: str | None) -> G
     nodes, links = table_beside(path, "nodes"), Path(edges) if edges else table_beside(path, "edges")
     if nodes is not None and links is not None:
         return read_tables(nodes, links, schema, rules)
+    if nodes is not None or links is not None:
+        lacking = "edges" if links is None else "nodes"
+        raise BadInput(
+            f"{path}: {(nodes or links).name} is there, and no {lacking}.csv (.tsv, .parquet)"  # type: ignore[union-attr]
+            + ("; put it there, or name it with --set edges=FILE" if links is None else "")
+        )
     name = planetoid_name(path)
     if name is not None:
         return read_planetoid(path, name, rules)

@@ -68,7 +68,9 @@ def _column(frame: pd.DataFrame, name: str, path: Path, what: str, option: str) 
 
 
 def _cell(path: Path, series: pd.Series[Any], row: int) -> str:
-    return f"{path}, row {row + 2}, column {series.name!r}: {series.iloc[row]!r}"
+    value: Any = series.iloc[row]
+    said = "an empty cell" if pd.isna(value) else repr(value.item() if isinstance(value, np.generic) else value)
+    return f"{path}, row {row + 2}, column {series.name!r}: {said}"
 
 
 def numbers(path: Path, series: pd.Series[Any], *, allow_missing: bool = False) -> Any:
@@ -95,9 +97,10 @@ def _features(frame: pd.DataFrame, path: Path, skip: set[str], schema: Schema) -
             continue
         if kind == "number":
             if frame[name].dtype == object and pd.to_numeric(frame[name], errors="coerce").isna().all():
+                other = f", or, if it is the target, --set target={name}" if "" in skip else ""
                 raise BadInput(
                     f"{path}: column {name!r} holds text ({frame[name].iloc[0]!r}), and no schema says what it is. "
-                    f"State it: --set columns.{name}=category, or --set columns.{name}=ignore"
+                    f"State it: --set columns.{name}=category, or --set columns.{name}=ignore{other}"
                 )
             parts.append(numbers(path, frame[name])[:, None].astype(np.float32))
             names.append(name)
@@ -117,9 +120,11 @@ def _features(frame: pd.DataFrame, path: Path, skip: set[str], schema: Schema) -
 def target_of(path: Path, series: pd.Series[Any], schema: Schema) -> tuple[Any, tuple[str, ...]]:
     """Class positions (-1 where the cell is empty) and class names, or real values (NaN where empty).
 
-    "auto": text, truth values and whole numbers are classes, other numbers are values.
+    "auto": text, truth values and whole numbers are classes, other numbers are values. None where all cells are empty.
     """
     known = series.notna().to_numpy()
+    if not known.any():
+        return None, ()
     as_number = pd.to_numeric(series, errors="coerce")
     whole = bool(as_number[known].notna().all() and (as_number[known] % 1 == 0).all())
     numeric = bool(as_number[known].notna().all()) and series.dtype != bool

@@ -13,7 +13,7 @@ from shared_backbones.errors import BadInput
 
 from .assemble import Rules, assemble
 from .graph import Given, Graph
-from .npz import classes_of
+from .plain import classes_of, pairs_of, rows_of_numbers
 
 _MASKS = ("train", "val", "test")
 
@@ -46,24 +46,32 @@ def read_tensors(path: Path, rules: Rules) -> Graph:
     edges = array["edge_index"]
     if edges.ndim != 2 or edges.shape[0] != 2:
         raise BadInput(f"{path}: edge_index must be (2, E), got {edges.shape}")
+    edges = pairs_of(path, "edge_index", edges if edges.shape[1] != 2 else edges.T)
     n = len(array["x"]) if "x" in array else int(found.get("num_nodes") or edges.max(initial=-1) + 1)
     target: Any = None
     classes: tuple[str, ...] = ()
     if "y" in array:
         target, classes = classes_of(path, array["y"].squeeze(-1) if array["y"].ndim == 2 else array["y"])
+        if target is not None and len(target) != n:
+            raise BadInput(f"{path}: {len(target)} targets 'y' for {n} nodes")
     given = None
     if all(f"{m}_mask" in array for m in _MASKS):
+        for m in _MASKS:
+            if len(array[f"{m}_mask"]) != n:
+                raise BadInput(f"{path}: {m}_mask is {len(array[f'{m}_mask'])} long for {n} nodes")
         masks = {m: array[f"{m}_mask"].reshape(n, -1) for m in _MASKS}
+        if len({mask.shape[1] for mask in masks.values()}) > 1:
+            raise BadInput(f"{path}: train, val and test masks of different numbers of splits; give as many of each")
         splits = tuple({m: np.flatnonzero(masks[m][:, s]) for m in _MASKS} for s in range(masks["train"].shape[1]))
         given = Given(f"{len(splits)} given masks", splits)
     attr = array.get("edge_attr")
     return assemble(
         str(path),
-        array["x"].astype(np.float32) if "x" in array else np.ones((n, 1), np.float32),
-        edges.astype(np.int64),
+        rows_of_numbers(path, "x", array["x"]) if "x" in array else np.ones((n, 1), np.float32),
+        edges,
         rules,
-        edge_attr=None if attr is None else attr.reshape(len(attr), -1).astype(np.float32),
-        weight=array["edge_weight"].astype(np.float32) if "edge_weight" in array else None,
+        edge_attr=None if attr is None else rows_of_numbers(path, "edge_attr", attr),
+        weight=rows_of_numbers(path, "edge_weight", array["edge_weight"])[:, 0] if "edge_weight" in array else None,
         target=target,
         classes=classes,
         given=given,

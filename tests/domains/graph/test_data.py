@@ -15,6 +15,7 @@ import torch
 
 from domains.graph.data import Rules, Schema, read_graph
 from domains.graph.data.inert import inert
+from domains.graph.data.plain import classes_of
 from shared_backbones.errors import BadInput
 
 from .conftest import opened, tables, write
@@ -147,11 +148,39 @@ def test_npz_with_masks(tmp_path: Path) -> None:
         ({"edges": np.array([[0, 99]])}, "edge 0 names node 99"),
         ({"node_features": np.full((12, 3), np.nan, np.float32)}, "feature 0 of node 0 is nan"),
         ({"train_masks": np.ones((2, 4), bool)}, "train_masks are 4 long"),
+        ({"val_masks": np.zeros((1, 12), bool)}, "2 train_masks and 1 val_masks"),
+        ({"edges": np.array([[0, 0.5]])}, r"edge 0 of 'edges' is \[0.0, 0.5\], and nodes are whole"),
+        ({"edges": np.zeros((4, 3), int)}, r"must be \(E, 2\), got \(4, 3\)"),
+        ({"node_features": np.full((12, 2), "a")}, "'node_features' holds text"),
+        ({"node_features": np.full((12, 2, 2), 1.0)}, r"one row of numbers each, got shape \(12, 2, 2\)"),
+        ({"node_features": np.array([{}] * 12)}, "node_features holds Python objects, which are never read"),
     ],
 )
 def test_bad_npz(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(BadInput, match=says):
         read_graph(_npz(tmp_path / "g.npz", **changes), Schema(), Rules())
+
+
+def test_targets_as_text_and_unknown_ones() -> None:
+    assert classes_of("", np.array(["b", "a"]))[1] == ("a", "b")
+    position, names = classes_of("", np.array([2.0, np.nan, 5.0, -1.0]))
+    assert (position.tolist(), names) == ([0, -1, 1, -1], ("2", "5"))
+    assert classes_of("", np.array([-1, -1])) == (None, ())
+    assert classes_of("", np.array([0.5, 1.0]))[1] == ()
+
+
+def test_one_file_of_two_and_an_empty_target_say_so(tmp_path: Path) -> None:
+    nodes, edges = tables(tmp_path)
+    nodes["label"] = np.nan
+    nodes.loc[3, "a"] = np.nan
+    write(tmp_path, nodes, edges)
+    with pytest.raises(BadInput, match="column 'a': an empty cell is no finite number"):
+        opened(tmp_path)
+    write(tmp_path, nodes.fillna({"a": 0}), edges)
+    assert opened(tmp_path).target is None
+    (tmp_path / "edges.csv").unlink()
+    with pytest.raises(BadInput, match=r"nodes.csv is there, and no edges.csv .*--set edges=FILE"):
+        opened(tmp_path)
 
 
 def test_sparse_npz(tmp_path: Path) -> None:

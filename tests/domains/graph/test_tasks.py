@@ -157,6 +157,15 @@ def test_a_class_without_training_labels_is_named(tmp_path: Path) -> None:
         task.split(task.open(str(tmp_path)))
 
 
+def test_one_class_alone_is_refused(tmp_path: Path) -> None:
+    nodes, edges = tables(tmp_path)
+    nodes["label"] = "a"
+    write(tmp_path, nodes, edges)
+    task = Node(NodeOptions(columns={"colour": "category"}))
+    with pytest.raises(BadInput, match="all targets are 'a'; classification needs two"):
+        task.split(task.open(str(tmp_path)))
+
+
 def test_twins_are_found() -> None:
     graph = molecules({"graphs": 20})
     doubled = assemble(

@@ -217,6 +217,7 @@ def test_jodie_files_are_read(tmp_path: Path) -> None:
     [
         ("source,target,time\na,b,2\nb,c,1\n", r"row 3: time stamp 1 comes after 2 \(1 of 2 rows step back\)"),
         ("source,target,time\na,b,soon\n", r"row 2: 'soon' is neither a number nor an ISO"),
+        ("source,target,time\na,b,1\na,b,2\na,b,noon\n", r"row 4, column 'time': 'noon' is no finite number"),
         ("source,target,time\na,,1\n", r"row 2: the target is empty"),
         ("source,target,when\na,b,1\n", r"no time column 'time'; there are source, target, when"),
         ("source,target,time,x\na,b,1,red\n", r"row 2, column 'x': 'red' is no finite number"),
