@@ -22,7 +22,7 @@ from . import engines, ledger
 from .ledger import LEDGER, Row
 from .lineage import CARD, of_model
 from .sink import STAGING, FolderSink
-from .store import DiskFull, disk_full_is_clear
+from .store import DiskFull, disk_full_is_clear, write_json
 
 _FULL = 64 * 1024  # bytes; with less left, a failed write is a full disk's
 _MODEL_FILES = ("model.json", "model.safetensors")
@@ -35,6 +35,7 @@ class Summary:
     out: Path
     rows: tuple[Row, ...]
     reused: frozenset[str]
+    drift: Mapping[str, Any] | None = None  # against the training data, where the run keeps a sample of it
 
     def count(self, state: ledger.State) -> int:
         return sum(row.state == state for row in self.rows)
@@ -52,18 +53,23 @@ class Summary:
             "reused": len(self.reused),
             "refused": [{"input": r.input, "reason": r.reason} for r in self.rows if r.state == "refused"],
             "failed": [{"input": r.input, "reason": r.reason} for r in self.rows if r.state == "failed"],
+            "drift": None if self.drift is None else {k: self.drift[k] for k in ("alarm", "why", "rows")},
             "outputs": {r.input: [str(self.out / name) for name in r.outputs] for r in self.rows if r.state == "done"},
         }
 
 
 @lru_cache(maxsize=1)
 def _loaded(model: Path, sha256: str) -> Any:
-    """The run's model, once per worker. ``sha256`` keeps a replaced model from being served from the cache."""
+    """The run's model and its sample of the training data, once per worker.
+
+    ``sha256`` keeps a replaced model from being served from the cache.
+    """
+    from .features import load_reference
     from .runs import load_run
 
     trained = load_run(model)
     trained.model.eval()
-    return trained
+    return trained, load_reference(model)
 
 
 @dataclass(frozen=True)
@@ -78,15 +84,18 @@ def _predict_one(
 ) -> tuple[dict[str, str], dict[str, Any]]:
     import torch
 
-    trained = _loaded(model, sha256)
+    from .features import AN_INPUT, keep_features, watched
+
+    trained, reference = _loaded(model, sha256)
     sink = FolderSink(out, job.folder)
     try:
         with disk_full_is_clear(out / job.folder), torch.inference_mode():
-            facts = trained.task.predict(trained.model, trained.fitted, job.source, sink)
-            card = {"input": job.source, "input_sha256": job.sha256, **origin}
+            with watched(trained.model, AN_INPUT, reference.unit if reference else None) as sample:
+                facts = trained.task.predict(trained.model, trained.fitted, job.source, sink)
             with sink.file(CARD) as path:
-                path.write_text(json.dumps(card, indent=2) + "\n")
-            _keep_features(reference, sample, sink)
+                path.write_text(json.dumps({"input": job.source, "input_sha256": job.sha256, **origin}, indent=2))
+            if reference is not None and sample.kept is not None:
+                keep_features(reference, sample.kept, sink)
             return sink.publish(), dict(facts)
     except Exception as error:  # libraries hide a full disk behind errors of their own: ask while the torso stands
         if not isinstance(error, CambiumError) and shutil.disk_usage(out).free < _FULL:
@@ -259,14 +268,16 @@ def predict(
 ) -> Summary:
     """Predict every input into ``out / <its own folder>``, one ledger row each; what is done already stays.
 
+    Where the run keeps a sample of its training data, ``drift.json`` says whether these inputs look like it.
     ``progress(row, finished, total)`` is called after each input. Raises BadInput where the only input is refused
     (then nothing is written), BadRequest where the request cannot be met or the disk is full.
     """
+    from .drift import REPORT, batch_drift
     from .runs import code_version
 
     run = find_model(model, root)
     sha256 = model_digest(run)
-    trained = _loaded(run.resolve(), sha256)  # a model that cannot be used is refused here, once
+    trained, _ = _loaded(run.resolve(), sha256)  # a model that cannot be used is refused here, once
     task, origin = trained.task, of_model(trained.meta, run, sha256, code_version(trained.task.name))
     sources = expand(inputs, out, tuple(getattr(task, "suffixes", ())))
     function = partial(_predict_one, model=run.resolve(), sha256=sha256, out=out, origin=origin)
@@ -287,4 +298,8 @@ def predict(
             batch.rows[row.input] = row
             if progress is not None:
                 progress(row, len(batch.rows), len(sources))
-    return Summary(out, tuple(batch.rows[s] for s in sources), reused)
+        rows = tuple(batch.rows[s] for s in sources)
+        found = batch_drift(run, [out / row.folder for row in rows if row.state == "done"])
+        if found is not None:
+            write_json(out / REPORT, found)
+    return Summary(out, rows, reused, found)

@@ -322,6 +322,16 @@ def resolve(text: str, root: Path) -> Path:
     raise BadRequest(f"{text} is run {run}, whose folder is gone: train again, or promote another version")
 
 
+def champion_of(name: str, root: Path) -> Path | None:
+    """The run directory of a model's champion, or None while it has none or its folder is gone."""
+    if not any(row["model"] == name and row["alias"] == CHAMPION for row in _history(root)):
+        return None
+    try:
+        return resolve(f"{name}@{CHAMPION}", root)
+    except BadRequest:
+        return None
+
+
 def promote(
     text: str, root: Path, alias: str = CHAMPION, *, why: str = "asked for", instead_of: str | None = None
 ) -> dict[str, Any]:

@@ -82,19 +82,24 @@ def retrain(
     *,
     source: str | None = None,
     terms: Terms | None = None,
+    accept_data: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train ``config`` as a challenger, and let it become champion if it shows that it is better.
 
-    source: data to judge both on; default the challenger's own. Returns run, champion before and after, the reason,
+    source: data to judge both on; default the challenger's own. accept_data: train although the data differ from the
+    champion's in schema or range (see :mod:`.checks`). Returns run, champion before and after, the reason,
     and whether the training and the decision were found. Raises BadInput where the data fail their checks, and what
     training raises.
     """
-    from .registry import CHAMPION, model_name, record, resolve
+    from .checks import held_to
+    from .registry import CHAMPION, champion_of, model_name, record, resolve
     from .train import finished, train
 
     terms = Terms() if terms is None else terms
     checks = checked(config)
+    present = champion_of(model_name(config.task), root)
+    held = {} if present is None or accept_data else held_to(present, config)
     before = {path.parent for path in root.glob(f"{model_name(config.task)}/*/metrics.json") if finished(path.parent)}
     challenger = train(config, root, quiet=quiet)
     answer = record(challenger, root)
@@ -106,6 +111,7 @@ def retrain(
         "directory": str(challenger),
         "reused_run": challenger.resolve() in {p.resolve() for p in before},
         "data": checks["data"]["sha256"],
+        "checks": held,
     }
     if champion.name == challenger.name:
         reason = "it is the champion already" if result["reused_run"] else "the first version of its model"

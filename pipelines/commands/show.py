@@ -122,6 +122,9 @@ def batch(console: Console, summary: Summary) -> None:
         if row.state == "done" and len(summary.rows) <= 20:
             for name in row.outputs:
                 print(summary.out / name)
+    if summary.drift is not None:
+        state = {True: "ALARM, ", False: "", None: "not tested: "}[summary.drift["alarm"]]
+        console.print(Text(f"drift: {state}{summary.drift['why']}", style="bold" if summary.drift["alarm"] else ""))
     print(f"ledger: {summary.out / 'ledger.jsonl'}")
 
 

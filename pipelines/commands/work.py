@@ -88,6 +88,7 @@ def retrain(
     guards: Guards = None,
     slower: Slower = 3.0,
     draws: Draws = 1000,
+    accept: Annotated[bool, typer.Option("--accept-data", help="Another schema or range is meant.")] = False,
     out: Out = RUNS,
     as_json: AsJson = False,
 ) -> Answer:
@@ -97,7 +98,7 @@ def retrain(
 
     request = resolve(task, data=data, preset=preset, file=config, sets=sets or (), seed=seed)
     terms = terms_of(margin, guards, slower, draws)
-    result = run_retraining(request, out, source=judge_on, terms=terms, quiet=as_json)
+    result = run_retraining(request, out, source=judge_on, terms=terms, accept_data=accept, quiet=as_json)
 
     def text(console: Console) -> None:
         if "judgement" in result:

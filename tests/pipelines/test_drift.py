@@ -1,0 +1,151 @@
+"""Drift: rarely a false alarm, always one at half a standard deviation; a retrain stops at another schema or range."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ks_2samp
+
+from pipelines import checks, features
+from pipelines.checks import held_to, schema_changes
+from pipelines.config import resolve
+from pipelines.drift import drift, ks, outside, stability
+from pipelines.features import Sample, keep_reference, load_reference
+from pipelines.predict import predict
+from pipelines.runs import load_run
+from shared_backbones.errors import BadInput
+
+from .made import Rows, make_run, rows_task  # noqa: F401 - a fixture
+from .toy import Line
+
+PRESET = str(Path(__file__).with_name("rows.yaml"))
+
+
+def two(seed: int, n: int = 192, m: int = 96, shift: float = 0.0, d: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Correlated, partly skewed rows of one distribution; the first feature of the second part is shifted."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(n + m, d))
+    z[:, 0] += 0.5 * z[:, 1]
+    z[:, 2] = np.exp(z[:, 2] / 2)
+    z[n:, 0] += shift * z[:n, 0].std()
+    return z[:n], z[n:]
+
+
+def test_false_alarms_are_as_rare_as_stated() -> None:
+    """200 unshifted batches: at most 5 % alarm (3 % is stated)."""
+    assert sum(drift(*two(seed), draws=199, alpha=0.03).alarm for seed in range(200)) <= 10
+
+
+def test_half_a_standard_deviation_is_seen() -> None:
+    found = [drift(*two(seed, 512, 256, shift=0.5)) for seed in range(3)]
+    assert all(f.alarm for f in found)
+    assert all(t.feature == "feature 1" for f in found for t in f.tests[:2])
+    assert found[0].features["feature 1"]["shift_sd"] == pytest.approx(0.5, abs=0.25)
+
+
+def test_a_changed_spread_is_seen_by_the_classifier() -> None:
+    a, b = two(0, 512, 512)
+    tests = {t.name.split()[0]: t.alarm for t in drift(a, b * 1.8).tests}
+    assert tests["classifier"]
+
+
+def test_the_statistics_are_the_known_ones() -> None:
+    a, b = two(3, shift=0.3)
+    rows, new = np.concatenate([a, b]), np.r_[np.zeros(len(a)), np.ones(len(b))][None]
+    order = np.argsort(rows, axis=0)
+    assert ks(order, new)[0] == pytest.approx([ks_2samp(x, y).statistic for x, y in zip(a.T, b.T, strict=True)])
+    ranks = np.argsort(order[:, 0])
+    edges = np.linspace(0, len(rows), 11).astype(int)
+    p, q = (np.histogram(r, edges)[0] + 0.5 for r in (ranks[: len(a)], ranks[len(a) :]))
+    p, q = p / p.sum(), q / q.sum()
+    assert stability(order, new)[0, 0] == pytest.approx(((q - p) * np.log(q / p)).sum())
+
+
+def test_rows_outside_the_range() -> None:
+    a = np.random.default_rng(0).uniform(size=(50, 2))
+    assert outside(a, a) == 0
+    assert outside(a, np.array([[0.5, 0.5], [9, 0.5], [np.nan, 0.5], [1.5, 0.5]])) == 0.5
+    with pytest.raises(ValueError, match="needs 16 rows of both"):
+        drift(a, a[:3])
+
+
+def test_a_sample_is_bounded_and_even() -> None:
+    sample = Sample(50)
+    for start in range(0, 5000, 100):
+        sample.add(np.arange(start, start + 100, dtype=float)[:, None])
+    assert sample.kept is not None
+    assert len(sample.kept) == 50
+    assert abs(sample.kept.mean() - 2500) < 4 * 5000 / np.sqrt(12 * 50)
+
+
+@pytest.fixture
+def run(rows_task: str, tmp_path: Path) -> Path:  # noqa: F811
+    """A run with the sample that training leaves in it."""
+    folder = make_run(tmp_path / "runs" / "toy-rows" / "0123456789ab", sets=("rows=2000",))
+    trained = load_run(folder)
+    data = trained.task.open("simulated")
+    items = trained.task.items(data, trained.task.split(data), trained.fitted, "train")
+    assert keep_reference(folder, trained.task, trained.model, items, 100) is not None
+    return folder
+
+
+def test_what_travels_with_a_model(run: Path) -> None:
+    reference = load_reference(run)
+    assert reference is not None
+    assert reference.unit == "item"
+    assert len(reference.rows) == features.ROWS
+    assert np.allclose(reference.rows.std(0, ddof=1), 1, atol=1e-3)
+    before = torch.random.get_rng_state()
+    (run / features.REFERENCE).unlink()
+    assert load_reference(run) is None
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_batch_says_whether_it_drifted(run: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    for name, shift in (("same", 0.0), ("moved", 0.5)):
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            np.save(tmp_path / name / f"{i}.npy", rng.normal(size=(100, 4)) + shift)
+    same, moved = (predict(run, [str(tmp_path / n)], tmp_path / f"out-{n}").drift for n in ("same", "moved"))
+    assert same is not None
+    assert moved is not None
+    assert (same["alarm"], moved["alarm"]) == (False, True)
+    assert moved["rows"] >= 512
+    assert json.loads((tmp_path / "out-moved" / "drift.json").read_text())["why"].startswith("unlike the training data")
+    few = predict(run, [str(tmp_path / "same")], tmp_path / "out-same").to_json()["drift"]
+    assert few == {"alarm": False, "why": "like the training data", "rows": same["rows"]}  # from what is kept
+
+
+def test_a_retrain_stops_at_another_range_or_schema(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolve("toy/rows", data="simulated:3", preset=PRESET)
+    found = held_to(run, config)
+    assert found["schema"] == []
+    assert found["outside_range"] == 0
+    open_, fit = Line.open, Line.fit
+
+    def in_another_unit(self: Any, source: str) -> Any:
+        data = open_(self, source)
+        return replace(data, x=1000 * data.x)
+
+    monkeypatch.setattr(Rows, "open", in_another_unit)
+    with pytest.raises(BadInput, match=r"\d+ % of its training rows lie far outside"):
+        held_to(run, config)
+    monkeypatch.setattr(Rows, "open", open_)
+    monkeypatch.setattr(Rows, "fit", lambda self, data, split: {**fit(self, data, split), "names": ["a", "b"]})
+    with pytest.raises(BadInput, match=r"another schema .* names\[0\] 'a' is new"):
+        held_to(run, config)
+    monkeypatch.setattr(checks, "load_run", lambda path: (_ for _ in ()).throw(BadInput("of another format")))
+    assert "cannot be loaded" in held_to(run, config)["why"]
+
+
+def test_schema_changes() -> None:
+    old = {"names": ["a", "b"], "freq": "h", "mean": [1.0]}
+    assert schema_changes(old, {"names": ["a", "b"], "freq": "h", "mean": [7.0, 3.0]}) == []
+    assert schema_changes(old, {"names": ["a"], "freq": "d"}) == ["freq is 'd', was 'h'", "names[1] 'b' is gone"]
