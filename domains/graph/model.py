@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from shared_backbones.backbone import Backbone, Tokens
@@ -19,6 +19,7 @@ from shared_backbones.layout import Layout
 from shared_backbones.presets import Preset
 
 from ..task import Batch, Fitted
+from .augment import NeighbourFeatures
 
 STEMS = ("nodes",)
 OPTIONS: dict[str, Any] = {
@@ -26,6 +27,7 @@ OPTIONS: dict[str, Any] = {
     "dropout": 0.0,  # after the stem
     "head_dropout": 0.0,  # before the head
     "activation": "relu",  # of the stem: relu or none
+    "augment": 0,  # latent numbers of a drawn neighbour's features beside a node's own (graph/node); 0: none is drawn
     "readout": ("mean", "max"),  # of a graph: mean, sum, max over its nodes, side by side
 }
 READOUTS = ("mean", "sum", "max")
@@ -63,12 +65,23 @@ def options_of(preset: Preset) -> dict[str, Any]:
             raise BadRequest(f"model.{name} must lie in 0 .. 1, got {options[name]!r}")
     if options["activation"] not in ("relu", "none"):
         raise unknown("activation", str(options["activation"]), ("relu", "none"))
+    if type(options["augment"]) is not int or options["augment"] < 0:
+        raise BadRequest(f"model.augment must be a whole number of 0 or more, got {options['augment']!r}")
     readout = options["readout"]
     options["readout"] = (readout,) if isinstance(readout, str) else tuple(readout)
     for name in options["readout"]:
         if name not in READOUTS:
             raise unknown("readout", str(name), READOUTS)
     return options
+
+
+def _sparse_linear(
+    layer: nn.Linear, at: Int[Tensor, "2 k"], value: Float[Tensor, "k"], n: int
+) -> Float[Tensor, "1 N C"]:
+    """A linear map of n rows that are zero but for ``value`` at (row, column)."""
+    matrix = torch.sparse_coo_tensor(at, value, (n, layer.in_features), is_coalesced=True, check_invariants=False)
+    with torch.autocast(value.device.type, enabled=False):
+        return (torch.sparse.mm(matrix, layer.weight.T) + layer.bias)[None]
 
 
 class Stem(nn.Module):
@@ -84,7 +97,10 @@ class Stem(nn.Module):
         self.scale, self.options = fitted["scale"], options
         self.register_buffer("mean", torch.tensor(fitted["mean"]))
         self.register_buffer("std", torch.tensor(fitted["std"]))
-        self.embed = nn.Linear(len(fitted["columns"]), dim)
+        width = len(fitted["columns"])
+        self.embed = nn.Linear(width, dim)
+        self.generator = NeighbourFeatures(width, options["augment"]) if options["augment"] else None
+        self.drawn = nn.Linear(width, dim, bias=False) if options["augment"] else None
         self.laplacian, width = fitted["encodings"]["laplacian"], fitted["encoding_width"]
         self.place = nn.Linear(width, dim, bias=False) if width else None
         self.edge_features = edge_features
@@ -93,6 +109,16 @@ class Stem(nn.Module):
         known = len(fitted["edge_mean"])
         self.edge = nn.Linear(known, edge_features) if edge_features and known else None
 
+    def scaled(self, x: Float[Tensor, "... F"]) -> Float[Tensor, "... F"]:
+        """Features as the network reads them."""
+        return ((F.normalize(x, dim=-1) if self.scale == "row" else x) - self.mean) / self.std
+
+    def neighbour(self, centre: Float[Tensor, "... H"]) -> Float[Tensor, "... C"]:
+        """What a drawn neighbour's features add."""
+        assert self.generator is not None
+        assert self.drawn is not None
+        return self.drawn(F.dropout(self.generator.draw(centre), self.options["input_dropout"], self.training))
+
     def features(self, batch: Batch) -> Float[Tensor, "B N C"]:
         """The embedding of the features; where they are mostly zero, only their non-zeros are touched."""
         rate, training = self.options["input_dropout"], self.training
@@ -100,20 +126,17 @@ class Stem(nn.Module):
             x = batch["x"]
             if "mask" in batch:
                 x = x.masked_fill(~batch["mask"][..., None], 0.0)
-            if self.scale == "row":
-                x = F.normalize(x, dim=-1)
-            x = (x - self.mean) / self.std
-            return self.embed(F.dropout(x, rate, training))
+            x = self.scaled(x)
+            own = self.embed(F.dropout(x, rate, training))
+            return own if self.generator is None else own + self.neighbour(self.generator.centre(x))
         at, value, n = batch["x_at"], batch["x_value"], int(batch["size"])
         if self.scale == "row":
             total = value.new_zeros(n).index_add(0, at[0], value * value)
             value = value / total.sqrt().clamp_min(1e-12)[at[0]]
-        value = F.dropout(value, rate, training)
-        matrix = torch.sparse_coo_tensor(
-            at, value, (n, self.embed.in_features), is_coalesced=True, check_invariants=False
-        )
-        with torch.autocast(value.device.type, enabled=False):
-            return (torch.sparse.mm(matrix, self.embed.weight.T) + self.embed.bias)[None]
+        own = _sparse_linear(self.embed, at, F.dropout(value, rate, training), n)
+        if self.generator is None:
+            return own
+        return own + self.neighbour(_sparse_linear(self.generator.centre, at, value, n))
 
     def layout(self, batch: Batch, n: int) -> Layout:
         attr, edges = None, batch["edges"]
@@ -148,6 +171,8 @@ class GraphNet(nn.Module):
         if preset.stem not in STEMS:
             raise unknown("stem of a graph task", preset.stem, STEMS)
         options = options_of(preset)
+        if options["augment"] and level == "graph":
+            raise BadRequest("model.augment draws features of neighbours for graph/node; the task here is graph/graph")
         self.level, self.options = level, options
         sentences = [layer.mixer_options for stage in preset.backbone.stages for layer in stage.layers]
         dim = preset.backbone.stages[0].dim

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..task import Batch, Evidence, Fitted, Items, MetricFact, Part, Split, TaskConfig
+from .augment import disagreement, fit_neighbours
 from .baselines import node_baselines
 from .batches import target_tensor
 from .config import NodeOptions
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from shared_backbones.presets import Preset
 
+DRAWS = 2  # of neighbours' features in a training step
 MOST_DRAWN = 1500  # test nodes whose neighbourhoods are read for a picture
 
 
@@ -62,9 +64,16 @@ class Node(GraphTask):
         return self.config.sample or (-1, -1)
 
     def initialise(self, model: nn.Module, data: Graph, split: Split) -> None:
-        """Says what memory training will take. Raises BadRequest where it cannot fit."""
+        """Says what memory training will take, and fits the generator of neighbours where the preset has one.
+
+        Raises BadRequest where the memory cannot fit.
+        """
         assert isinstance(model, GraphNet)
         say_memory(model, data, self.fit(data, split), self.fanouts, whole=not self.in_pieces)
+        if model.stem.generator is not None:
+            log.info(
+                "generator of neighbours: loss %.4f", fit_neighbours(model.stem.generator, model.stem.scaled, data)
+            )
 
     def items(self, data: Graph, split: Split, fitted: Fitted, part: Part) -> Items:
         """Nodes of a part: in the whole graph, or in what ``sample`` or ``part_nodes`` says.
@@ -85,9 +94,19 @@ class Node(GraphTask):
         return SampledNodes(data, place, index, self.fanouts)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean cross-entropy, or mean squared error of the scaled value, and the number of nodes."""
+        """Mean cross-entropy, or mean squared error of the scaled value, and the number of nodes.
+
+        While neighbours are drawn for the whole graph: of several draws, and how far they disagree on any node.
+        """
         assert isinstance(model, GraphNet)
-        return outputs_loss(model, sampled_outputs(model, batch) if "hop_nodes" in batch else model(batch), batch)
+        if "hop_nodes" in batch:
+            return outputs_loss(model, sampled_outputs(model, batch), batch)
+        if model.stem.generator is None or not model.training or "nodes" not in batch:
+            return outputs_loss(model, model(batch), batch)
+        everywhere = {name: value for name, value in batch.items() if name != "nodes"}
+        draws = torch.stack([model(everywhere) for _ in range(DRAWS)])
+        found = [outputs_loss(model, out[batch["nodes"]], batch) for out in draws]
+        return torch.stack([loss for loss, _ in found]).mean() + disagreement(draws), found[0][1]
 
     def _all(self, model: nn.Module, items: Items) -> tuple[Tensor, Tensor]:
         assert isinstance(model, GraphNet)
