@@ -265,12 +265,14 @@ def predict(
     engine: str = "local",
     root: Path = Path("runs"),
     progress: Callable[[Row, int, int], None] | None = None,
+    lone: bool = True,
 ) -> Summary:
     """Predict every input into ``out / <its own folder>``, one ledger row each; what is done already stays.
 
     Where the run keeps a sample of its training data, ``drift.json`` says whether these inputs look like it.
     ``progress(row, finished, total)`` is called after each input. Raises BadInput where the only input is refused
-    (then nothing is written), BadRequest where the request cannot be met or the disk is full.
+    (then nothing is written; with ``lone`` False it becomes a row like any other),
+    BadRequest where the request cannot be met or the disk is full.
     """
     from .drift import REPORT, batch_drift
     from .runs import code_version
@@ -291,7 +293,7 @@ def predict(
             row = batch.row(outcome)
             if outcome.problem and outcome.problem.kind == "no space":  # the others would fare no better
                 raise DiskFull(outcome.problem.message)
-            if row.state == "refused" and len(sources) == 1:
+            if row.state == "refused" and len(sources) == 1 and lone:
                 raise BadInput(row.reason)
             with disk_full_is_clear(out / LEDGER):
                 ledger.append(out / LEDGER, row)

@@ -22,9 +22,12 @@ from typing import Any
 
 from shared_backbones.errors import BadRequest, unknown
 
+from .history import HISTORY as HISTORY
+from .history import append
+from .history import rows as rows_of
 from .store import Lock, disk_full_is_clear
 
-DATABASE, HISTORY, CHAMPION = "mlflow.db", "promotions.jsonl", "champion"
+DATABASE, CHAMPION = "mlflow.db", "champion"
 RUN_TAG = "cambium.run"
 
 
@@ -115,23 +118,10 @@ def rebuild(root: str | Path) -> None:
     client.search_experiments(max_results=1)  # makes the tables, were there no run
     for folder in _finished(root):
         _record(client, folder)
-    for row in _history(root):  # aliases by run, since versions may be counted anew
+    for row in rows_of(root):  # aliases by run, since versions may be counted anew
         version = _version_of_run(client, row["model"], row["run"])
         if version is not None:
             client.set_registered_model_alias(row["model"], row["alias"], version.version)
-
-
-def _history(root: Path) -> list[dict[str, Any]]:
-    path = root / HISTORY
-    rows = []
-    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:  # cut by a crash
-            continue
-        if isinstance(row, dict) and {"model", "alias", "run"} <= set(row):
-            rows.append(row)
-    return rows
 
 
 def _tags(folder: Path, metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -255,20 +245,13 @@ def _answer(client: Any, version: Any) -> dict[str, Any]:
     return {"model": version.name, "version": number, "aliases": sorted(aliases)}
 
 
-def _append_history(root: Path, row: Mapping[str, Any]) -> None:
-    with (root / HISTORY).open("ab") as f:
-        f.write((json.dumps(row) + "\n").encode())
-        f.flush()
-        os.fsync(f.fileno())
-
-
 def _give(client: Any, root: Path, version: Any, alias: str, why: str) -> None:
     """Move an alias: first into the history, which a rebuild goes by, then in MLflow."""
     run = version.tags[RUN_TAG]
     before = _aliases(client, version.name).get(alias)
     at = datetime.now(UTC).isoformat(timespec="seconds")
     row = {"at": at, "model": version.name, "alias": alias, "version": int(version.version), "run": run}
-    _append_history(root, {**row, "previous": before, "why": why})
+    append(root, {**row, "previous": before, "why": why})
     client.set_registered_model_alias(version.name, alias, version.version)
 
 
@@ -324,7 +307,7 @@ def resolve(text: str, root: Path) -> Path:
 
 def champion_of(name: str, root: Path) -> Path | None:
     """The run directory of a model's champion, or None while it has none or its folder is gone."""
-    if not any(row["model"] == name and row["alias"] == CHAMPION for row in _history(root)):
+    if name not in {row["model"] for row in rows_of(root)}:
         return None
     try:
         return resolve(f"{name}@{CHAMPION}", root)
@@ -359,7 +342,7 @@ def promote(
 
 def history(name: str, root: Path) -> list[dict[str, Any]]:
     """Who held which alias of a model from when on, and why, oldest first. Raises BadRequest for an unknown model."""
-    rows = _history(root)
+    rows = rows_of(root)
     if name not in {row["model"] for row in rows}:
         raise unknown("model", name, sorted({row["model"] for row in rows}))
     return [row for row in rows if row["model"] == name]

@@ -31,6 +31,10 @@ COMMANDS = [
     "flow",
     "lineage",
     "models",
+    "watch",
+    "backfill",
+    "sweep",
+    "cleanup",
 ]
 HEAVY = ("torch", "lightning", "prefect", "mlflow", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "rasterio")
 
