@@ -2,7 +2,9 @@
 
 All figures are ratios within one run on fresh random data (forward and backward, one item, float32), so that they
 carry over between machines better than milliseconds do. Below 1 the mixer is cheaper than SDPA with the same
-projections. The crossover is the shortest tested length from which it stays so: its efficiency length.
+projections. The crossover is the shortest tested length from which it stays so: its efficiency length. The rate is that
+of counted floating-point operations, forward and backward at the longest tested length, over the rate of the machine's
+own product of two matrices of 1024 x 1024 in the same run.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from shared_backbones.cases import Case, single_precision, whole
+from shared_backbones.flops import flops_of
 from shared_backbones.layout import Layout
 from shared_backbones.mixers import MIXERS
 from shared_backbones.runtime import configure
@@ -90,6 +93,18 @@ def measure(case: Case, n: int, dim: int, budget: float) -> tuple[float, int]:
     return seconds(run, budget), saved_bytes(run)
 
 
+def operations(case: Case, n: int, dim: int) -> int:
+    """Counted floating-point operations of forward and backward."""
+    run = runner(case, n, dim)
+    return flops_of(lambda: run().sum().backward())
+
+
+def matmul_rate(budget: float) -> float:
+    """Operations per second of a product of two square matrices."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    return 2 * 1024**3 / seconds(lambda: a @ b, budget, backward=False)
+
+
 def sequence_cases(names: Sequence[str]) -> list[Case]:
     """Plain and causal form of each mixer on a sequence."""
     found = []
@@ -120,25 +135,28 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=4096, help="longest input for mixers of quadratic memory")
     args = parser.parse_args()
     print("; ".join(f"{k} {v}" for k, v in configure(args.threads).items()), f"; dim {args.dim}")
-    base = {
+    matmul = matmul_rate(args.budget)
+    print(f"product of matrices: {matmul / 1e9:.0f} GFLOP/s")
+    base: dict[tuple[tuple[int, ...], int], tuple[float, int]] = {
         (causal, n): measure(Case("attention", 1, True, causal), n, args.dim, args.budget)
         for causal in ((), (0,))
         for n in args.lengths
     }
     heads = "".join(f"{f'time {n}':>12}{f'memory {n}':>14}" for n in args.lengths)
-    print(f"{'mixer / SDPA, forward + backward':36}{heads}  crossover")
+    print(f"{'mixer / SDPA, forward + backward':36}{heads}{'rate':>7}  crossover")
     for (causal, n), (took, kept) in base.items():
         print(f"  SDPA{', causal' if causal else ''} at {n}: {took * 1e3:.1f} ms, {kept / 2**20:.1f} MB kept")
     for case in sequence_cases(args.names or [name for name in MIXERS if name != "attention"]):
-        ratios, row = {}, ""
+        ratios, row, rate = {}, "", 0.0
         for n in args.lengths:
             if n > args.limit and "N^2" in MIXERS[str(case.mixer)].cost:
                 row += f"{'-':>12}{'-':>14}"
                 continue
             took, kept = measure(case, n, args.dim, args.budget)
             ratios[n] = took / base[case.causal, n][0]
+            rate = operations(case, n, args.dim) / took / matmul
             row += f"{ratios[n]:12.2f}{kept / base[case.causal, n][1]:14.2f}"
-        print(f"{case!s:36}{row}  {crossover(ratios)}", flush=True)
+        print(f"{case!s:36}{row}{rate:7.0%}  {crossover(ratios)}", flush=True)
 
 
 if __name__ == "__main__":
