@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -261,7 +262,9 @@ def check(
     from shared_backbones.presets import load_preset, preset_names, shallow
 
     rows: list[dict[str, Any]] = []
-    for preset in map(load_preset, names or preset_names()):
+    listed = names or preset_names()
+    for number, preset in enumerate(map(load_preset, listed), 1):
+        print(f"[{number}/{len(listed)}] {preset.name}", file=sys.stderr, flush=True)  # a trace takes up to a minute
         row: dict[str, Any] = {"name": preset.name, "ranks": list(preset.ranks), "reason": ""}
         try:
             for rank in preset.ranks:
