@@ -1,0 +1,44 @@
+"""From a source as the user names it to clips: a path, a public data set's name, or ``simulated``."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from shared_backbones.errors import BadInput
+
+from ..public import locate
+from .clips import Clips, Read, clips_of, read_all, refuse_silence
+from .config import AudioOptions
+from .datasets import DATASETS
+from .manifests import Entry, entries_of
+from .simulate import RATE, simulated
+
+SIMULATED = "simulated"
+
+
+def found_entries(source: str, options: AudioOptions) -> tuple[list[Entry], str]:
+    """The clips that a path or a public name stands for, and their licence. Raises BadInput."""
+    if source in DATASETS:
+        corpus = DATASETS[source]
+        return corpus.entries(locate(corpus.data)), corpus.data.licence
+    near = difflib.get_close_matches(source, [*DATASETS, SIMULATED], n=2, cutoff=0.6)
+    if near and not Path(source).exists():
+        raise BadInput(f"{source}: no such file; did you mean the data set {' or '.join(map(repr, near))}?")
+    return entries_of(Path(source), options.name_pattern), "not stated"
+
+
+def open_clips(source: str, options: AudioOptions, needs: str = "label") -> Clips:
+    """Checked clips to train on, of which every one has what ``needs`` names. Raises BadInput."""
+    if source == SIMULATED:
+        read = [Read(*row) for row in simulated(options.simulated)]
+        return clips_of(read, RATE, source, "simulated, free of rights")
+    entries, licence = found_entries(source, options)
+    missing = [e for e in entries if not (e.label if needs == "label" else e.text)]
+    if missing:
+        raise BadInput(
+            f"{missing[0].where}: no {needs}, as {len(missing)} of {len(entries)} clips of {source}. Give it in a "
+            f"manifest's column {needs}{', by folder' if needs == 'label' else ''}, or by name_pattern from file names"
+        )
+    rate, read = read_all(entries, options, source)
+    return clips_of(refuse_silence(read, options.silence, source), rate, source, licence)
