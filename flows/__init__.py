@@ -22,7 +22,21 @@ def _predict() -> Any:
     return predict
 
 
-FLOWS: dict[str, Callable[[], Any]] = {"train": _train, "predict": _predict}  # name -> what imports the flow
+def _job(name: str) -> Callable[[], Any]:
+    def load() -> Any:
+        from . import jobs
+
+        return getattr(jobs, name)
+
+    return load
+
+
+JOBS = ("retrain", "batch_predict", "backfill", "sweep", "cleanup")
+FLOWS: dict[str, Callable[[], Any]] = {  # name -> what imports the flow
+    "train": _train,
+    "predict": _predict,
+    **{name: _job(name) for name in JOBS},
+}
 
 
 def load_flow(name: str) -> Any:

@@ -94,6 +94,25 @@ def _show_batch(result: dict[str, Any]) -> None:
     print(f"ledger: {result['ledger']}")
 
 
+@run.command("job")
+def run_job(
+    name: Annotated[str, typer.Argument(metavar="FLOW", help="retrain, batch_predict, backfill, sweep, cleanup.")],
+    given: Annotated[list[str] | None, typer.Argument(metavar="NAME=VALUE...", help="Its parameters, as YAML.")] = None,
+    root: Root = Path("runs"),
+    as_json: AsJson = False,
+) -> Answer:
+    """Run one of the other flows with its parameters by name, such as `job cleanup days=30`."""
+    from pipelines.config import parse_set
+
+    options = {path[0]: value for path, value in map(parse_set, given or ())}
+    result = run_flow(name, root, **options)
+    return Answer(result, lambda _: _show_job(name, result), result.get("exit_code", 0))
+
+
+def _show_job(name: str, result: dict[str, Any]) -> None:
+    print(f"{name}: {result.get('said') or result.get('reason')}")
+
+
 @app.command("list")
 def list_flows(as_json: AsJson = False) -> Answer:
     """Names of the flows."""

@@ -71,7 +71,7 @@ def sweep(
     there = {
         path.parent.name for path in root.glob(f"{task.replace('/', '-')}/*/metrics.json") if finished(path.parent)
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for point, request in zip(points, requests, strict=True):
         run = train(request, root, quiet=quiet)
         rows.append({"options": point, "run": run.name, "val_loss": validation_loss(run), "reused": run.name in there})

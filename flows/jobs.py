@@ -1,0 +1,179 @@
+"""Flows of what is left running: retrain, batch_predict, backfill, sweep, cleanup. One Prefect task each.
+
+The work is that of the function of the same name in pipelines, which finds what is done already; a flow adds retries,
+an artifact that says what happened, and an event where inputs drifted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+from prefect.tasks import exponential_backoff
+
+from .predict import SomeInputsFailedError
+from .tasks import RETRIES, _worth_a_retry
+
+Answer = dict[str, Any]
+_TASK: dict[str, Any] = {
+    "retries": RETRIES,
+    "retry_delay_seconds": exponential_backoff(10),
+    "retry_condition_fn": _worth_a_retry,
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "result_serializer": "json",
+}
+_FLOW: dict[str, Any] = {"persist_result": False, "result_serializer": "json"}
+
+
+def _told(kind: str, name: str, text: str, more: str = "") -> None:
+    """Say what happened: in the log, and as an artifact that keeps what it said before."""
+    get_run_logger().info("%s: %s", name, text)
+    key = f"{kind}-{''.join(c if c.isalnum() else '-' for c in name)}".lower().strip("-")[:200]
+    create_markdown_artifact(f"# {kind} {name}\n\n{text}\n\n{more}", key=key)
+
+
+def _batch_told(kind: str, model: str, found: Answer) -> Answer:
+    bad = [f"- `{row['input']}`: {row['reason']}" for row in (*found["refused"], *found["failed"])]
+    bad += [f"- no input for {day}" for day in found.get("missing", ())]
+    _told(kind, model, found["said"], "\n".join(bad))
+    drift = found.get("drift") or {}
+    if drift.get("alarm"):
+        resource = {"prefect.resource.id": f"cambium.batch.{Path(found['out']).name}"}
+        emit_event("cambium.drift.alarm", resource, payload={"model": model, "why": drift["why"], "out": found["out"]})
+    if found["failed"]:
+        raise SomeInputsFailedError(f"{len(found['failed'])} inputs failed; {found['ledger']} says why", found)
+    return found
+
+
+@task(**_TASK, name="retrain")
+def _retrain(request: Answer, out: str, judge_on: str | None, margin: float, accept: bool) -> Answer:
+    from pipelines.config import resolve
+    from pipelines.promotion import Terms
+    from pipelines.retrain import retrain
+
+    config = resolve(request.pop("task"), **request)
+    return retrain(config, Path(out), source=judge_on, terms=Terms(margin=margin), accept_data=accept)
+
+
+@flow(name="retrain", flow_run_name="retrain-{task}", **_FLOW)
+def retrain(
+    task: str,
+    data: str | None = None,
+    preset: str | None = None,
+    config: str | None = None,
+    sets: list[str] | None = None,
+    seed: int | None = None,
+    out: str = "runs",
+    judge_on: str | None = None,
+    margin: float = 0.0,
+    accept_data: bool = False,
+) -> Answer:
+    """Check the data, train a challenger, and let it become champion where it is better, as ``cambium retrain`` does.
+
+    Returns what :func:`pipelines.retrain.retrain` does. Raises BadRequest and BadInput, the latter also where the data
+    fail a check: then nothing is trained or promoted.
+    """
+    request = {"task": task, "data": data, "preset": preset, "seed": seed, "sets": sets or []}
+    request["file"] = None if config is None else Path(config)
+    found: Answer = _retrain(request, str(Path(out).resolve()), judge_on, margin, accept_data)
+    verdict = "promoted" if found["promoted"] else "the champion stays"
+    how = "found, not trained again" if found["reused_run"] else "trained"
+    decided = ", decided before" if found["reused_decision"] else ""
+    _told("retrain", task, f"challenger {found['challenger']} {how}; {verdict}{decided}: {found['reason']}")
+    return found
+
+
+@task(**_TASK, name="batch_predict")
+def _batch_predict(model: str, inbox: list[str], out: str, root: str, options: Answer) -> Answer:
+    from pipelines.jobs import batch_predict
+
+    return batch_predict(model, inbox, Path(out), root=Path(root), **options)
+
+
+@flow(name="batch_predict", flow_run_name="batch-{model}", **_FLOW)
+def batch_predict(
+    model: str,
+    inbox: list[str],
+    out: str,
+    workers: int = 1,
+    engine: str = "local",
+    settle: float = 5.0,
+    root: str = "runs",
+) -> Answer:
+    """Predict what is new in folders with a run or ``NAME@champion``, as ``cambium watch`` does, one task for all.
+
+    Emits the event ``cambium.drift.alarm`` where the inputs are unlike the training data. Raises BadRequest, and
+    SomeInputsFailedError where an input failed for reasons other than its content.
+    """
+    options = {"workers": workers, "engine": engine, "settle": settle}
+    return _batch_told("batch", model, _batch_predict(model, inbox, str(Path(out).resolve()), root, options))
+
+
+@task(**_TASK, name="backfill")
+def _backfill(model: str, pattern: str, first: str, last: str, out: str, root: str, options: Answer) -> Answer:
+    from pipelines.jobs import backfill
+
+    return backfill(model, pattern, first, last, Path(out), root=Path(root), **options)
+
+
+@flow(name="backfill", flow_run_name="backfill-{first}-{last}", **_FLOW)
+def backfill(
+    model: str,
+    pattern: str,
+    first: str,
+    last: str,
+    out: str,
+    workers: int = 1,
+    engine: str = "local",
+    root: str = "runs",
+) -> Answer:
+    """Predict a range of days, ``pattern`` naming each day's input, as ``cambium backfill`` does."""
+    options = {"workers": workers, "engine": engine}
+    found = _backfill(model, pattern, first, last, str(Path(out).resolve()), root, options)
+    return _batch_told("backfill", model, found)
+
+
+@task(**_TASK, name="sweep")
+def _sweep(task: str, grid: list[str], out: str, options: Answer) -> Answer:
+    from pipelines.sweep import sweep
+
+    file = options.pop("config")
+    return sweep(task, grid, Path(out), file=None if file is None else Path(file), **options)
+
+
+@flow(name="sweep", flow_run_name="sweep-{task}", **_FLOW)
+def sweep(
+    task: str,
+    grid: list[str],
+    data: str | None = None,
+    preset: str | None = None,
+    config: str | None = None,
+    sets: list[str] | None = None,
+    seed: int | None = None,
+    out: str = "runs",
+) -> Answer:
+    """Train every point of a grid and choose by validation alone, as ``cambium sweep`` does."""
+    options = {"data": data, "preset": preset, "config": config, "sets": sets or [], "seed": seed}
+    found: Answer = _sweep(task, grid, str(Path(out).resolve()), options)
+    _told("sweep", task, f"{found['said']}; best {found['best']}: {found['options']}")
+    return found
+
+
+@task(**_TASK, name="cleanup")
+def _cleanup(root: str, days: float, dry: bool) -> Answer:
+    from pipelines.jobs import cleanup
+
+    return cleanup(Path(root), days_kept=days, dry=dry)
+
+
+@flow(name="cleanup", **_FLOW)
+def cleanup(root: str = "runs", days: float = 90.0, dry: bool = False) -> Answer:
+    """Remove old unfinished trainings and old runs that never held an alias, as ``cambium cleanup`` does."""
+    found: Answer = _cleanup(root, days, dry)
+    _told("cleanup", root, found["said"], "\n".join(f"- `{path}`" for path in found["removed"]))
+    return found
