@@ -77,6 +77,11 @@ class GraphOptions(TaskConfig):
     )
     split: SplitOptions = SplitOptions()
     encodings: EncodingOptions = EncodingOptions()
+    tune_from: str | None = Field(
+        None,
+        description="folder of a finished run of the same preset and data: its model is kept as it is, and small "
+        "graph networks on its own attention are learned beside it",
+    )
     simulated: dict[str, float] = Field(default_factory=dict, description="for --data simulated: seed, nodes, ...")
 
     def schema_of(self, **known: Any) -> Schema:

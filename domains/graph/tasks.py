@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from .scoring import CLASS_FACTS, VALUE_FACTS, class_evidence, class_scores, sof
 from .source import open_graph
 from .splits import audit_split, make_split
 from .store import moments
+from .tuning import attach, load_base
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,10 +108,15 @@ class GraphTask:
         }
 
     def build(self, fitted: Fitted, preset: Preset) -> GraphNet:
-        return GraphNet(fitted, preset, self.level)
+        model = GraphNet(fitted, preset, self.level)
+        if self.config.tune_from:
+            attach(model, model.backbone.dim)
+        return model
 
     def initialise(self, model: nn.Module, data: Graph, split: Split) -> None:
-        """Nothing: weights start at random."""
+        """Nothing, weights start at random; with ``tune_from`` those of the finished run. Raises BadInput."""
+        if self.config.tune_from:
+            load_base(model, Path(self.config.tune_from))
 
     def items(self, data: Graph, split: Split, fitted: Fitted, part: Part) -> Items:
         kind = WholeGraph if self.level == "node" else ManyGraphs

@@ -18,19 +18,24 @@ from .plain import classes_of, pairs_of, rows_of_numbers
 _MASKS = ("train", "val", "test")
 
 
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name from a safetensors file. Raises BadInput where it is none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{path}: not a safetensors file ({error})") from None
+
+
 def read_tensors(path: Path, rules: Rules) -> Graph:
     """A graph from tensors named as PyG names them: x, edge_index, edge_attr, edge_weight, y, train_mask ...
 
     Nothing is unpickled but tensors and plain containers. Raises BadInput for anything else.
     """
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            found: Any = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise BadInput(f"{path}: not a safetensors file ({error})") from None
+        found: Any = read_weights(path)
     else:
         try:
             found = torch.load(path, map_location="cpu", weights_only=True)
