@@ -78,7 +78,7 @@ def retrain(
     Returns what :func:`pipelines.retrain.retrain` does. Raises BadRequest and BadInput, the latter also where the data
     fail a check: then nothing is trained or promoted.
     """
-    request = {"task": task, "data": data, "preset": preset, "seed": seed, "sets": sets or []}
+    request: Answer = {"task": task, "data": data, "preset": preset, "seed": seed, "sets": sets or []}
     request["file"] = None if config is None else Path(config)
     found: Answer = _retrain(request, str(Path(out).resolve()), judge_on, margin, accept_data)
     verdict = "promoted" if found["promoted"] else "the champion stays"

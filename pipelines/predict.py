@@ -22,7 +22,7 @@ from . import engines, ledger
 from .ledger import LEDGER, Row
 from .lineage import CARD, of_model
 from .sink import STAGING, FolderSink
-from .store import DiskFull, disk_full_is_clear, write_json
+from .store import WRITING, DiskFull, disk_full_is_clear, write_json
 
 _FULL = 64 * 1024  # bytes; with less left, a failed write is a full disk's
 _MODEL_FILES = ("model.json", "model.safetensors")
@@ -286,6 +286,8 @@ def predict(
     with ledger.owned(out):
         for stale in out.glob(f"{STAGING}*"):  # a killed batch's; no other can be writing here
             shutil.rmtree(stale)
+        for stale in out.glob(f"{WRITING}*"):
+            stale.unlink(missing_ok=True)
         batch = _Batch(out, sha256, origin, run.resolve(), input_digests(sources), ledger.read(out / LEDGER))
         jobs = batch.plan()
         reused = frozenset(batch.rows)

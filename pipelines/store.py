@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from domains.public import sha256_of
 from shared_backbones.errors import BadInput
 
+WRITING, LOCKS = ".writing-", ".lock-"
 Kind = Literal["data", "model", "metrics", "report", "predictions", "run", "request"]
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
@@ -79,6 +80,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def _host() -> str:
+    return "".join(c if c.isalnum() else "_" for c in socket.gethostname())
+
+
+def _aside() -> str:
+    """Prefix of what is being written: it names its writer, so that another can tell whether that one still lives."""
+    return f"{WRITING}{_host()}-{os.getpid()}-"
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A path aside to write to: moved to ``path`` when the block ends well, removed when it does not.
@@ -87,7 +97,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     with disk_full_is_clear(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix="-" + path.name)
+        fd, name = tempfile.mkstemp(dir=path.parent, prefix=_aside(), suffix="-" + path.name)
         os.close(fd)
         aside = Path(name)
         try:
@@ -137,7 +147,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     with disk_full_is_clear(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=".writing-"))
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=_aside()))
         try:
             yield aside
             aside.chmod(0o755)
@@ -253,3 +263,16 @@ class Lock:
             yield
         finally:
             self.release()
+
+
+def sweep_leftovers(*folders: Path) -> None:
+    """Remove what killed processes of this machine left directly in ``folders``: half-written files, locks."""
+    for folder in folders:
+        for path in folder.glob(f"{WRITING}{_host()}-*"):
+            pid = path.name.removeprefix(f"{WRITING}{_host()}-").partition("-")[0]
+            if pid.isdigit() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        for path in folder.glob(f"{LOCKS}*"):
+            lock = Lock(path)
+            if path.is_file() and lock.try_acquire():
+                lock.release()

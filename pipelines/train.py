@@ -66,7 +66,7 @@ def train(config: Any, out: Path = Path("runs"), *, quiet: bool = False) -> Path
     from .config import build_preset
     from .ingest import ingest
     from .runs import run_key
-    from .store import Lock
+    from .store import Lock, sweep_leftovers
 
     check_devices(config.train)
     build_preset(config)
@@ -75,6 +75,8 @@ def train(config: Any, out: Path = Path("runs"), *, quiet: bool = False) -> Path
     del data  # the trainer opens its own
     out = Path(out)
     final = out / config.task.replace("/", "-") / run
+
+    sweep_leftovers(out, final.parent)
 
     def waiting(owner: dict[str, Any]) -> None:
         _say(quiet, f"run {run} is being trained by process {owner['pid']} on {owner['host']}; waiting for it")
