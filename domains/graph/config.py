@@ -77,11 +77,6 @@ class GraphOptions(TaskConfig):
     )
     split: SplitOptions = SplitOptions()
     encodings: EncodingOptions = EncodingOptions()
-    tune_from: str | None = Field(
-        None,
-        description="folder of a finished run of the same preset and data: its model is kept as it is, and small "
-        "graph networks on its own attention are learned beside it",
-    )
     simulated: dict[str, float] = Field(default_factory=dict, description="for --data simulated: seed, nodes, ...")
 
     def schema_of(self, **known: Any) -> Schema:
@@ -102,7 +97,17 @@ class GraphOptions(TaskConfig):
         return Rules(self.directed, self.self_loops, self.duplicates)
 
 
-class NodeOptions(GraphOptions):
+class TunedOptions(GraphOptions):
+    """What the tasks on nodes and on whole graphs share beyond that."""
+
+    tune_from: str | None = Field(
+        None,
+        description="folder of a finished run of the same preset and data: its model is kept as it is, and small "
+        "graph networks on its own attention are learned beside it",
+    )
+
+
+class NodeOptions(TunedOptions):
     """Options of `graph/node`."""
 
     baselines: tuple[Baseline, ...] = Field(
@@ -135,5 +140,5 @@ class NodeOptions(GraphOptions):
         return self
 
 
-class GraphSetOptions(GraphOptions):
+class GraphSetOptions(TunedOptions):
     """Options of `graph/graph`."""

@@ -17,7 +17,7 @@ from shared_backbones.errors import BadInput
 from ..task import Audit, Batch, Evidence, Fitted, Items, MetricFact, Part, Sink, Split, TaskConfig
 from .batches import ManyGraphs, WholeGraph, edge_inputs
 from .calibration import fitted_temperature
-from .config import GraphOptions
+from .config import TunedOptions
 from .data import Graph
 from .encodings import encodings
 from .model import GraphNet, task_loss
@@ -45,7 +45,7 @@ class GraphTask:
     metric_facts: Mapping[str, MetricFact] = CLASS_FACTS
 
     def __init__(self, config: Any) -> None:
-        self.config: GraphOptions = config
+        self.config: TunedOptions = config
         if config.target_kind == "value":
             self.metric_facts = VALUE_FACTS
 
