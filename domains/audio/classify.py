@@ -18,6 +18,7 @@ from ..graph.scoring import CLASS_FACTS, class_evidence, class_scores, softmax
 from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
 from .baselines import all_baselines
 from .clips import Clips, poisoned
+from .codes import CodesStem
 from .config import ClassifyOptions
 from .data import SUFFIXES
 from .frontend import FrontEnd
@@ -100,7 +101,19 @@ class Classify:
         return AudioClassifier(fitted, preset, self.config)
 
     def initialise(self, model: nn.Module, data: Clips, split: Split) -> None:
-        """Nothing: weights start at random."""
+        """Books of codes from the training clips, where the stem counts codes; else weights start at random."""
+        assert isinstance(model, AudioClassifier)
+        if not isinstance(model.stem, CodesStem):
+            return
+        was = model.training
+        model.eval()
+        items, found = ClipItems(data, split.parts["train"]), []
+        with torch.no_grad():
+            for rows in items.by_length(AT_ONCE):
+                batch = items.batch(rows)
+                found.append(model.frames(batch["wave"], batch["length"]))
+        model.stem.fit(found)
+        model.train(was)
 
     def items(self, data: Clips, split: Split, fitted: Fitted, part: Part) -> ClipItems:
         return ClipItems(data, split.parts[part], self.config.augment if part == "train" else None)

@@ -25,12 +25,17 @@ class FrontEndOptions(BaseModel):
     norm: Literal["slaney", "none"] = Field("slaney", description="slaney: bands of equal area; none: of equal height")
     log: Literal["db", "ln"] = Field("db", description="10 log10, or the natural logarithm (with htk and none: fbank)")
     coefficients: int = Field(13, ge=1, description="of the cosine transform (mfcc)")
+    floor_db: float | None = Field(
+        None, gt=0, description="power of white noise so far below the clip (dB), added to every band; null: none"
+    )
     level: Literal["rms", "none"] = Field("rms", description="rms: every clip is brought to one level first")
 
     @model_validator(mode="after")
     def _fits(self) -> FrontEndOptions:
         if self.kind == "mfcc" and self.coefficients > self.mels:
             raise ValueError(f"coefficients must be at most mels, got {self.coefficients} of {self.mels}")
+        if self.floor_db is not None and self.level == "none":
+            raise ValueError("floor_db is meant below a known level: it needs level=rms")
         return self
 
 

@@ -16,6 +16,7 @@ from shared_backbones.errors import BadRequest
 
 from .config import FrontEndOptions
 
+LEVEL = 0.1  # root mean square that clips are brought to
 FLOOR = 1e-10  # of a band's power, before the logarithm
 
 
@@ -80,6 +81,7 @@ class FrontEnd(nn.Module):
     window: Tensor
     filters: Tensor
     basis: Tensor
+    quiet: Tensor
 
     def __init__(self, rate: int, options: FrontEndOptions) -> None:
         super().__init__()
@@ -90,6 +92,9 @@ class FrontEnd(nn.Module):
         self.register_buffer("window", torch.hann_window(self.width), persistent=False)
         filters = torch.from_numpy(mel_filters(rate, self.fft, options)).float()
         self.register_buffer("filters", filters, persistent=False)
+        quiet = 0.0 if options.floor_db is None else LEVEL**2 * 10 ** (-options.floor_db / 10)
+        # what white noise of that power gives in every band: its expectation, not a draw
+        self.register_buffer("quiet", quiet * (self.window**2).sum() * filters.sum(1), persistent=False)
         basis = torch.from_numpy(cosines(options.coefficients, options.mels)).float()
         self.register_buffer("basis", basis, persistent=False)
 
@@ -99,9 +104,9 @@ class FrontEnd(nn.Module):
         return self.options.coefficients if self.options.kind == "mfcc" else self.options.mels
 
     def levelled(self, wave: Float[Tensor, "B T"], real: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """Every clip at root mean square 0.1; one without sound stays."""
+        """Every clip at root mean square ``LEVEL``; one without sound stays."""
         power = (wave * wave).sum(1) / real.sum(1).clamp_min(1)
-        return wave * torch.where(power > 1e-12, 0.1 / power.clamp_min(1e-12).sqrt(), 1.0)[:, None]
+        return wave * torch.where(power > 1e-12, LEVEL / power.clamp_min(1e-12).sqrt(), 1.0)[:, None]
 
     def forward(
         self, wave: Float[Tensor, "B T"], length: Int[Tensor, "B"], hop: int | None = None
@@ -119,6 +124,7 @@ class FrontEnd(nn.Module):
             wave, self.fft, hop, self.width, self.window, center=True, pad_mode="constant", return_complex=True
         )
         x = (spectrum.real**2 + spectrum.imag**2).mT @ self.filters.mT
+        x = x + self.quiet
         if self.options.kind != "mel":
             log = torch.log10 if self.options.log == "db" else torch.log
             x = log(x.clamp_min(FLOOR)) * (10.0 if self.options.log == "db" else 1.0)

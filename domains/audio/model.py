@@ -25,10 +25,11 @@ from shared_backbones.presets import Preset
 
 from ..task import Fitted
 from .augment import coloured, spec_augment
+from .codes import CodesStem
 from .config import AudioOptions
 from .frontend import FrontEnd
 
-STEMS = ("frames",)
+STEMS = ("frames", "codes")
 
 
 class NetOptions(BaseModel):
@@ -124,7 +125,10 @@ class AudioNet(nn.Module):
         self.register_buffer("mean", torch.tensor(fitted["mean"]))
         self.register_buffer("std", torch.tensor(fitted["std"]))
         dim = preset.backbone.stages[0].dim
-        self.stem = FrameStem(self.front_end.features, dim, net.image, net.layers)
+        features = self.front_end.features
+        self.stem: nn.Module = (
+            CodesStem(features, dim) if preset.stem == "codes" else FrameStem(features, dim, net.image, net.layers)
+        )
         causal = frozenset({0} if preset.causal else ())
         self.backbone = build_backbone(preset.backbone, Tokens(rank=1, causal_axes=causal))
         self.register_buffer("temperature", torch.ones(()))

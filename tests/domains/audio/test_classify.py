@@ -16,6 +16,7 @@ import torch
 from domains.audio.baselines import SmallCNN
 from domains.audio.classify import Classify
 from domains.audio.clips import Clips
+from domains.audio.codes import CodesStem
 from domains.audio.config import ClassifyOptions
 from domains.audio.data import open_audio, read_samples, write_wav
 from domains.audio.items import ClipItems, collate
@@ -53,6 +54,7 @@ def test_a_batch_of_eight_is_eight_batches_of_one(
     preset: str, task: Classify, clips: Clips, fitted: dict[str, Any]
 ) -> None:
     model = built(task, fitted, preset)
+    task.initialise(model, clips, task.split(clips))
     random = np.random.default_rng(0)
     waves = [random.standard_normal(n).astype(np.float32) for n in (400, 801, 1202, 2203, 3004, 3405, 4006, 5007)]
     batch = collate(waves)
@@ -69,6 +71,7 @@ def test_a_batch_of_eight_is_eight_batches_of_one(
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_learn_one_batch(preset: str, task: Classify, clips: Clips, fitted: dict[str, Any]) -> None:
     model = built(task, fitted, preset)
+    task.initialise(model, clips, task.split(clips))
     batch = ClipItems(clips, task.split(clips).parts["train"][:6]).batch(range(6))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     first = float(task.loss(model, batch)[0].detach())
@@ -101,6 +104,18 @@ def test_the_ablation_builds(task: Classify, fitted: dict[str, Any]) -> None:
 def test_model_options_are_checked(change: dict[str, Any], says: str, task: Classify, fitted: dict[str, Any]) -> None:
     with pytest.raises(BadRequest, match=says):
         built(task, fitted, **change)
+
+
+def test_codes_count_what_is_nearest() -> None:
+    stem = CodesStem(2, 4, codes=3)
+    centres = torch.tensor([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
+    stem.get_buffer("book_1").copy_(centres)
+    x = torch.tensor(
+        [[[0.1, 0.0], [4.0, 1.0], [5.0, 0.2], [0.0, 9.0]], [[0.0, 4.0], [9.0, 9.0], [9.0, 9.0], [9.0, 9.0]]]
+    )
+    mask = torch.tensor([[True] * 4, [True, False, False, False]])
+    expected = torch.tensor([[0.25, 0.5, 0.25], [0.0, 0.0, 1.0]])
+    torch.testing.assert_close(stem.counts(x, mask, 1), expected)
 
 
 def test_another_stem_is_refused(task: Classify, fitted: dict[str, Any]) -> None:
