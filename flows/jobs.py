@@ -37,6 +37,10 @@ def _told(kind: str, name: str, text: str, more: str = "") -> None:
     create_markdown_artifact(f"# {kind} {name}\n\n{text}\n\n{more}", key=key)
 
 
+def _place(out: str) -> str:
+    return out if "://" in out else str(Path(out).resolve())
+
+
 def _batch_told(kind: str, model: str, found: Answer) -> Answer:
     bad = [f"- `{row['input']}`: {row['reason']}" for row in (*found["refused"], *found["failed"])]
     bad += [f"- no input for {day}" for day in found.get("missing", ())]
@@ -92,7 +96,7 @@ def retrain(
 def _batch_predict(model: str, inbox: list[str], out: str, root: str, options: Answer) -> Answer:
     from pipelines.jobs import batch_predict
 
-    return batch_predict(model, inbox, Path(out), root=Path(root), **options)
+    return batch_predict(model, inbox, out, root=Path(root), **options)
 
 
 @flow(name="batch_predict", flow_run_name="batch-{model}", **_FLOW)
@@ -111,14 +115,14 @@ def batch_predict(
     SomeInputsFailedError where an input failed for reasons other than its content.
     """
     options = {"workers": workers, "engine": engine, "settle": settle}
-    return _batch_told("batch", model, _batch_predict(model, inbox, str(Path(out).resolve()), root, options))
+    return _batch_told("batch", model, _batch_predict(model, inbox, _place(out), root, options))
 
 
 @task(**_TASK, name="backfill")
 def _backfill(model: str, pattern: str, first: str, last: str, out: str, root: str, options: Answer) -> Answer:
     from pipelines.jobs import backfill
 
-    return backfill(model, pattern, first, last, Path(out), root=Path(root), **options)
+    return backfill(model, pattern, first, last, out, root=Path(root), **options)
 
 
 @flow(name="backfill", flow_run_name="backfill-{first}-{last}", **_FLOW)
@@ -134,7 +138,7 @@ def backfill(
 ) -> Answer:
     """Predict a range of days, ``pattern`` naming each day's input, as ``cambium backfill`` does."""
     options = {"workers": workers, "engine": engine}
-    found = _backfill(model, pattern, first, last, str(Path(out).resolve()), root, options)
+    found = _backfill(model, pattern, first, last, _place(out), root, options)
     return _batch_told("backfill", model, found)
 
 

@@ -17,6 +17,7 @@ from shared_backbones.errors import BadRequest
 
 from . import ledger
 from .predict import Summary, find_model, predict
+from .remote import is_remote, listing
 
 ALERTS = "alerts.jsonl"
 DAY = 86400.0
@@ -50,6 +51,10 @@ def _settled(inputs: Iterable[str], seconds: float) -> tuple[list[str], int]:
     """Files of the watched folders that nobody has written to for a while, and how many were; other inputs as given."""
     now, ready, waiting = time.time(), [], 0
     for text in inputs:
+        if is_remote(text):  # objects appear whole: nothing to wait for
+            there = listing(text)
+            ready += [text] if there is None else there
+            continue
         if not Path(text).is_dir():
             ready.append(text)
             continue
@@ -65,7 +70,7 @@ def _settled(inputs: Iterable[str], seconds: float) -> tuple[list[str], int]:
 def batch_predict(
     model: str,
     inbox: Sequence[str],
-    out: Path,
+    out: Path | str,
     *,
     workers: int = 1,
     engine: str = "local",
@@ -80,7 +85,8 @@ def batch_predict(
     run = find_model(model, root)
     inputs, waiting = _settled(inbox, settle)
     suffixes = _suffixes(run)
-    inputs = [i for i in inputs if not Path(i).is_file() or not suffixes or i.lower().endswith(suffixes)]
+    files = [i for i in inputs if Path(i).is_file() or is_remote(i)]
+    inputs = [i for i in inputs if i not in set(files) or not suffixes or i.lower().endswith(suffixes)]
     if not inputs:
         nothing = {
             "done": 0,
@@ -91,7 +97,7 @@ def batch_predict(
             "exit_code": 0,
             "waiting": waiting,
         }
-        return {**nothing, "out": str(out), "ledger": str(out / ledger.LEDGER), "said": "nothing to predict yet"}
+        return {**nothing, "out": str(out), "ledger": f"{out}/{ledger.LEDGER}", "said": "nothing to predict yet"}
     summary = predict(run, inputs, out, workers=workers, engine=engine, root=root, lone=False)
     return _told(summary, waiting=waiting)
 
@@ -119,7 +125,7 @@ def backfill(
     pattern: str,
     first: str,
     last: str,
-    out: Path,
+    out: Path | str,
     *,
     workers: int = 1,
     engine: str = "local",

@@ -18,9 +18,10 @@ from typing import Any
 from domains.public import sha256_of
 from shared_backbones.errors import BadInput, BadRequest, CambiumError
 
-from . import engines, ledger
+from . import engines, ledger, remote
 from .ledger import LEDGER, Row
 from .lineage import CARD, of_model
+from .remote import fetched, is_remote, mirror, push
 from .sink import STAGING, FolderSink
 from .store import WRITING, DiskFull, disk_full_is_clear, write_json
 
@@ -90,8 +91,9 @@ def _predict_one(
     sink = FolderSink(out, job.folder)
     try:
         with disk_full_is_clear(out / job.folder), torch.inference_mode():
-            with watched(trained.model, AN_INPUT, reference.unit if reference else None) as sample:
-                facts = trained.task.predict(trained.model, trained.fitted, job.source, sink)
+            seen = watched(trained.model, AN_INPUT, reference.unit if reference else None)
+            with seen as sample, fetched(job.source) as source:
+                facts = trained.task.predict(trained.model, trained.fitted, source, sink)
             with sink.file(CARD) as path:
                 path.write_text(json.dumps({"input": job.source, "input_sha256": job.sha256, **origin}, indent=2))
             if reference is not None and sample.kept is not None:
@@ -143,6 +145,12 @@ def expand(inputs: Sequence[str], out: Path, suffixes: Sequence[str] = ()) -> li
     found: dict[str, None] = {}
     own = out.resolve()
     for text in inputs:
+        if is_remote(text):
+            there = remote.listing(text, suffixes)
+            if there == []:
+                raise BadRequest(f"{text}: no file there")
+            found.update(dict.fromkeys([text] if there is None else there))
+            continue
         path = Path(text)
         is_glob = not path.exists() and any(c in text for c in "*?[") and "://" not in text
         if not path.is_dir() and not is_glob:
@@ -178,7 +186,9 @@ def input_digests(sources: Sequence[str]) -> dict[str, str | None]:
     for source in sources:
         path = Path(source)
         if not path.is_file():
-            if "://" not in source:  # a name stands for the same content as long as the code is the same
+            if is_remote(source):
+                found[source] = remote.digest(source)
+            elif "://" not in source:  # a name stands for the same content as long as the code is the same
                 found[source] = hashlib.sha256(f"name:{source}".encode()).hexdigest()
             continue
         if path.parent not in listing:  # once per folder: a batch may name very many files of one
@@ -259,7 +269,7 @@ class _Batch:
 def predict(
     model: str | Path,
     inputs: Sequence[str],
-    out: Path,
+    out: Path | str,
     *,
     workers: int = 1,
     engine: str = "local",
@@ -269,6 +279,8 @@ def predict(
 ) -> Summary:
     """Predict every input into ``out / <its own folder>``, one ledger row each; what is done already stays.
 
+    ``out`` may be an address (``s3://bucket/folder``): see :mod:`.remote`.
+
     Where the run keeps a sample of its training data, ``drift.json`` says whether these inputs look like it.
     ``progress(row, finished, total)`` is called after each input. Raises BadInput where the only input is refused
     (then nothing is written; with ``lone`` False it becomes a row like any other),
@@ -277,7 +289,8 @@ def predict(
     from .drift import REPORT, batch_drift
     from .runs import code_version
 
-    run = find_model(model, root)
+    run, address = find_model(model, root), str(out) if is_remote(str(out)) else None
+    out = Path(out) if address is None else mirror(address, root)
     sha256 = model_digest(run)
     trained, _ = _loaded(run.resolve(), sha256)  # a model that cannot be used is refused here, once
     task, origin = trained.task, of_model(trained.meta, run, sha256, code_version(trained.task.name))
@@ -306,4 +319,6 @@ def predict(
         found = batch_drift(run, [out / row.folder for row in rows if row.state == "done"])
         if found is not None:
             write_json(out / REPORT, found)
+        if address is not None:
+            push(out, address)
     return Summary(out, rows, reused, found)

@@ -12,7 +12,7 @@ from ..console import Answer, AsJson, Root
 from . import show
 from .work import RUNS, Out, RunName, Sets, Source, TaskName
 
-Where = Annotated[Path, typer.Option("--out", metavar="DIR", help="Outputs and the ledger.")]
+Where = Annotated[str, typer.Option("--out", metavar="DIR", help="Outputs and the ledger; s3://... too.")]
 Workers = Annotated[int, typer.Option("--workers", metavar="N", help="Processes.")]
 Engine = Annotated[str, typer.Option("--engine", metavar="NAME", help="local, dask or ray.")]
 

@@ -127,7 +127,7 @@ def evaluate(
 def predict(
     model: RunName,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders, globs, URLs.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Outputs and the ledger.")],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Outputs and the ledger; s3://... too.")],
     workers: Annotated[int, typer.Option("--workers", metavar="N", help="Processes.")] = 1,
     engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="local, dask or ray.")] = "local",
     root: Root = RUNS,

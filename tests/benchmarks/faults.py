@@ -102,7 +102,8 @@ def strike(place: Place, rng: np.random.Generator, left: int, total: int) -> boo
     process = place.start()
     trained = bool(list((place.folder / "runs" / "toy-rows").glob("*/reference.safetensors")))
     goal = place.done + rng.uniform(0, 1.6 * max(1, total - place.done) / left)
-    until = time.monotonic() + (rng.uniform(0.5, 25.0) if trained else rng.uniform(0.5, 12.0))
+    early = not trained or place.done >= total or rng.random() < 0.25  # before the batch is at work, or while it is
+    until = time.monotonic() + (rng.uniform(0.5, 15.0) if early else 600.0)
     while process.poll() is None and time.monotonic() < until and not (trained and place.done > goal):
         time.sleep(0.002)
     time.sleep(rng.uniform(0, 0.05))
