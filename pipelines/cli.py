@@ -11,7 +11,7 @@ from rich.console import Console
 
 from shared_backbones.errors import CambiumError
 
-from .commands import catalogue, jobs, models, work
+from .commands import catalogue, jobs, models, report, work
 from .commands.backbones import backbones
 from .console import BAD, DONE, FAILED, Answer, keep_traceback, only_answer_on_stdout, write_json_line
 
@@ -31,6 +31,7 @@ jobs.register(app)
 app.add_typer(backbones, name="backbones")
 app.add_typer(catalogue.data, name="data")
 app.add_typer(models.app, name="models")
+app.add_typer(report.app, name="report")
 
 # typer brings click along under changing names, but its own error is always a usage error of click's
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]

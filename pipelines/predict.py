@@ -22,6 +22,7 @@ from . import engines, ledger, remote
 from .ledger import LEDGER, Row
 from .lineage import CARD, of_model
 from .remote import fetched, is_remote, mirror, push
+from .seal import SEAL, verify
 from .sink import STAGING, FolderSink
 from .store import WRITING, DiskFull, disk_full_is_clear, write_json
 
@@ -70,6 +71,8 @@ def _loaded(model: Path, sha256: str) -> Any:
 
     trained = load_run(model)
     trained.model.eval()
+    if (model / SEAL).is_file():
+        verify(model)
     return trained, load_reference(model)
 
 

@@ -25,6 +25,7 @@ from shared_backbones.errors import BadRequest, unknown
 from .history import HISTORY as HISTORY
 from .history import append
 from .history import rows as rows_of
+from .seal import seal, verify
 from .store import Lock, disk_full_is_clear
 
 DATABASE, CHAMPION = "mlflow.db", "champion"
@@ -246,7 +247,8 @@ def _answer(client: Any, version: Any) -> dict[str, Any]:
 
 
 def _give(client: Any, root: Path, version: Any, alias: str, why: str) -> None:
-    """Move an alias: first into the history, which a rebuild goes by, then in MLflow."""
+    """Move an alias: seal the model, then into the history, which a rebuild goes by, then in MLflow."""
+    seal(_folder(root, version))
     run = version.tags[RUN_TAG]
     before = _aliases(client, version.name).get(alias)
     at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -293,16 +295,28 @@ def _known(root: Path) -> None:
         raise BadRequest(f"no registry in {root}: `cambium train` registers what it trains; name the place with --runs")
 
 
+def _folder(root: Path, version: Any) -> Path:
+    """Where a version's run is, or where the runs were moved. Raises BadRequest where it is gone."""
+    run, place = version.tags[RUN_TAG], version.tags["cambium.directory"]
+    for folder in (Path(place), root / version.name / run):
+        if (folder / "model.json").is_file():
+            return folder
+    what = f"{version.name}@{version.version} is run {run}"
+    raise BadRequest(f"{what}, whose folder is gone: train again, or promote another version")
+
+
 def resolve(text: str, root: Path) -> Path:
-    """The run directory of ``MODEL@champion`` or ``MODEL@3``. Raises BadRequest where there is none."""
+    """The run directory of ``MODEL@champion`` or ``MODEL@3``. Raises BadRequest where there is none.
+
+    One that holds an alias is verified against its seal: BadInput where it has changed since it was promoted.
+    """
     _known(root)
     with _opened(root) as client:
         version = _find(client, text)
-        run = version.tags[RUN_TAG]
-        for folder in (Path(version.tags["cambium.directory"]), root / version.name / run):  # or where they were moved
-            if (folder / "model.json").is_file():
-                return folder
-    raise BadRequest(f"{text} is run {run}, whose folder is gone: train again, or promote another version")
+        folder = _folder(root, version)
+        if _answer(client, version)["aliases"]:  # one without was never promoted
+            verify(folder)
+    return folder
 
 
 def champion_of(name: str, root: Path) -> Path | None:
@@ -337,6 +351,8 @@ def promote(
                 )
         if before != int(version.version):
             _give(client, root, version, alias, why)
+        else:
+            seal(_folder(root, version))  # with a key that was set since
         return {**_answer(client, version), "run": version.tags[RUN_TAG], "alias": alias, "previous": before}
 
 

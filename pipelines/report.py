@@ -310,11 +310,13 @@ def write_index(
     commands: Sequence[Mapping[str, str]] = (),
     warnings: Sequence[str] = (),
     pictures: bool = False,
+    reports: Mapping[Path, Path] | None = None,
 ) -> Path:
     """One page at ``out`` that links the runs' reports and compares those of the same task.
 
     ``predictions``: run folder -> rows of ``{"input", "state", "outputs": [paths], "reason"}`` to list beside it.
     ``commands``: ``{"text", "line"}`` of what to do next. ``pictures``: show the first of each run.
+    ``reports``: run folder -> where its page stands, if not in the folder.
     """
     page = out.resolve()
     groups: dict[str, list[Run]] = {}
@@ -330,7 +332,13 @@ def write_index(
                 {**r, "outputs": [(Path(o).name, link(Path(o).resolve(), page)) for o in r.get("outputs", ())]}
                 for r in predictions.get(run.folder, ())
             ]
-            views.append({**view(run), "link": link(run.folder / "report.html", page), "predictions": rows})
+            views.append(
+                {
+                    **view(run),
+                    "link": link((reports or {}).get(run.folder, run.folder / "report.html"), page),
+                    "predictions": rows,
+                }
+            )
         shown.append(
             {
                 "task": task,

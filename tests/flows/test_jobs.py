@@ -94,3 +94,21 @@ def test_the_other_jobs(toy: str, server: Server, tmp_path: Path) -> None:
     assert (found["done"], found["missing"]) == (1, ["2026-01-01"])
     assert json.loads(json.dumps(found)) == found
     assert load_flow("cleanup")(root=str(tmp_path / "runs"), days=0, dry=True)["removed"] == [str(run)]
+
+
+def test_the_key_of_seals_comes_from_a_block(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.blocks.system import Secret
+
+    from flows.jobs import BLOCK, seal_key
+    from pipelines.seal import KEY
+
+    monkeypatch.setenv(KEY, "")  # and it comes back after the test
+    seal_key()
+    assert not os.environ[KEY]
+    Secret(value="a key that is long enough").save(BLOCK, overwrite=True)
+    seal_key()
+    assert os.environ[KEY] == "a key that is long enough"
+    monkeypatch.setenv(KEY, "another one that is there")
+    seal_key()
+    assert os.environ[KEY] == "another one that is there"
+    Secret.delete(BLOCK)

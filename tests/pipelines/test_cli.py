@@ -35,6 +35,7 @@ COMMANDS = [
     "backfill",
     "sweep",
     "cleanup",
+    "report",
 ]
 HEAVY = ("torch", "lightning", "prefect", "mlflow", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "rasterio")
 
