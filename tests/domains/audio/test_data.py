@@ -14,10 +14,13 @@ from scipy.io import wavfile
 
 from domains.audio.classify import Classify
 from domains.audio.clips import Clips, clipped
-from domains.audio.config import ClassifyOptions
+from domains.audio.config import AudioSplitOptions, ClassifyOptions
+from domains.audio.ctc import preflight
 from domains.audio.data import chunks, content_hash, open_audio, read_mono, read_samples, resampled, write_wav
 from domains.audio.source import open_clips
 from domains.audio.splits import audit_split, make_split
+from domains.audio.text import Alphabet, normalised
+from domains.task import Manifest
 from shared_backbones.errors import BadInput, BadRequest
 
 from .conftest import tone
@@ -248,19 +251,39 @@ def test_the_same_sound_has_the_same_hash() -> None:
     assert content_hash(tone(300)) != content_hash(tone(301))
 
 
+def made(groups: list[str]) -> Clips:
+    """Four clips of one sample each, two of either class, by every group."""
+    n = 4 * len(groups)
+    waves = tuple(np.full(1, i / n, np.float32) for i in range(n))
+    return Clips(
+        Manifest("made", "0"), 8000, waves, tuple(f"{i}.wav" for i in range(n)), np.arange(n) % 2, ("a", "b"),
+        (None,) * n, tuple(g for g in groups for _ in range(4)), ("",) * n, tuple(map(content_hash, waves)),
+    )  # fmt: skip
+
+
 @given(seed=st.integers(0, 20), speakers=st.integers(3, 9), test=st.integers(0, 2))
 def test_no_speaker_is_on_both_sides(seed: int, speakers: int, test: int) -> None:
-    options = {"simulated": {"speakers": speakers, "takes": 2, "words": 2}}
-    chosen = {"seed": seed, "test": [f"s{test}"] if test else []}
-    task = Classify(ClassifyOptions.model_validate({**options, "split": chosen}))
-    data = task.open("simulated")
-    split = task.split(data)
+    data = made([f"s{i}" for i in range(speakers)])
+    options = AudioSplitOptions(seed=seed, test=(f"s{test}",) if test else ())
+    split = make_split(data, options)
     sides = {p: {data.groups[i] for i in rows} for p, rows in split.parts.items()}
     assert not sides["test"] & (sides["train"] | sides["val"])
+    if test:
+        assert sides["test"] == {f"s{test}"}
     if speakers >= 6:
         assert not sides["val"] & sides["train"]
-    assert sum(map(len, split.parts.values())) == len(data)
+    assert sorted(np.concatenate(list(split.parts.values()))) == list(range(len(data)))
     assert all(a.passed for a in audit_split(data, split))
+    assert make_split(data, options).digest == split.digest
+
+
+def test_groups_that_cannot_be_split() -> None:
+    with pytest.raises(BadInput, match="both name s1"):
+        make_split(made(["s0", "s1", "s2"]), AudioSplitOptions(test=("s1",), val=("s1",)))
+    with pytest.raises(BadInput, match="all clips are of group 'one'"):
+        make_split(made(["one"]), AudioSplitOptions(protocol="groups"))
+    with pytest.raises(BadInput, match="has no speaker or source"):
+        make_split(made(["one", ""]), AudioSplitOptions(protocol="groups"))
 
 
 def test_a_split_that_leaks_is_said(clips: Clips) -> None:
@@ -283,3 +306,18 @@ def test_fsdd_is_read_in_place(public_data: Path) -> None:
     official = make_split(data, ClassifyOptions(split={"protocol": "given"}).split)
     assert len(official.parts["test"]) == 200
     assert "NOT disjoint" in official.protocol
+
+
+@pytest.mark.data
+def test_the_annotated_sentences_are_read(public_data: Path) -> None:
+    if not (public_data / "audio" / "speechbrain_samples").is_dir():
+        pytest.skip("speechbrain_samples is not in CAMBIUM_DATA")
+    data = open_clips("speechbrain_samples", ClassifyOptions(), needs="text")
+    assert (len(data), data.rate, set(data.groups)) == (10, 16000, {"spk1", "spk2"})
+    texts = [normalised(t or "") for t in data.texts]
+    assert "the child almost hurt the small dog" in texts
+    alphabet = Alphabet.of(texts)
+    assert [alphabet.decode(alphabet.encode(t)) for t in texts] == texts
+    assert not preflight(data.names, texts, [1 + len(w) // 320 for w in data.waves], alphabet.symbols)
+    with pytest.raises(BadInput, match="no label, as 10 of 10 clips"):
+        open_clips("speechbrain_samples", ClassifyOptions())

@@ -187,3 +187,13 @@ def test_buckets_hold_every_clip_once_and_repeat(n: int, size: int, seed: int) -
     if n >= 8 * size > 64:
         waste = lambda o: sum(int(lengths[b].max()) * len(b) for b in np.split(o, range(size, n, size)))  # noqa: E731
         assert waste(found) <= waste(order)
+
+
+def test_the_floor_is_the_power_of_white_noise() -> None:
+    front = FrontEnd(RATE, FrontEndOptions(kind="mel", mels=20, floor_db=20.0))
+    bare = FrontEnd(RATE, FrontEndOptions(kind="mel", mels=20, level="none"))
+    noise = 0.01 * np.random.default_rng(0).standard_normal(80_000)  # 20 dB below a clip at root mean square 0.1
+    heard = frames(noise.astype(np.float32), bare.options)[2:-2].mean(0)
+    np.testing.assert_allclose(front.quiet.numpy(), heard, rtol=0.15)
+    with pytest.raises(ValueError, match="needs level=rms"):
+        FrontEndOptions(floor_db=20.0, level="none")
