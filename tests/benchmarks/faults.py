@@ -97,14 +97,21 @@ def _what(process: psutil.Process, top: int) -> str:
     return "command" if process.pid == top else "trainer" if "pipelines.train" in words else "worker"
 
 
-def strike(place: Place, rng: np.random.Generator, left: int, total: int) -> bool:
-    """Start the command, kill one of its processes at a random moment; False where it ended before."""
+def _trained(place: Place) -> bool:
+    return bool(list((place.folder / "runs" / "toy-rows").glob("*/reference.safetensors")))
+
+
+def strike(place: Place, rng: np.random.Generator, left: int, kills: int, total: int) -> bool:
+    """Start the command, kill one of its processes at a random moment; False where it ended before.
+
+    The first third of all kills falls on the retraining, the others on the batch as its ledger grows, and some of them
+    on the way there, where what is done already is found.
+    """
     process = place.start()
-    trained = bool(list((place.folder / "runs" / "toy-rows").glob("*/reference.safetensors")))
     goal = place.done + rng.uniform(0, 1.6 * max(1, total - place.done) / left)
-    early = not trained or place.done >= total or rng.random() < 0.25  # before the batch is at work, or while it is
+    early = (left > kills * 2 / 3 and not _trained(place)) or place.done >= total or rng.random() < 0.15
     until = time.monotonic() + (rng.uniform(0.5, 15.0) if early else 600.0)
-    while process.poll() is None and time.monotonic() < until and not (trained and place.done > goal):
+    while process.poll() is None and time.monotonic() < until and not (place.done > goal and _trained(place)):
         time.sleep(0.002)
     time.sleep(rng.uniform(0, 0.05))
     if process.poll() is not None:
@@ -196,7 +203,7 @@ def faults(
     while sum(stormy.killed.values()) < kills:
         rounds += 1
         assert rounds < 5 * kills, "the command ends before it can be killed"
-        strike(stormy, rng, kills - sum(stormy.killed.values()), inputs)
+        strike(stormy, rng, kills - sum(stormy.killed.values()), kills, inputs)
     again = stormy.start().wait()
     assert again == (3 if corrupt else 0), (stormy.folder / "log.txt").read_text()[-3000:]
     found = compare(stormy, calm, torn, inputs)
