@@ -129,8 +129,9 @@ def error_by_degree(graph: Graph, scored: Mapping[str, Evidence]) -> Figure:
     return figure
 
 
-def influence(model: GraphNet, batch: Mapping[str, Any], node: int) -> Any:
-    """How much each node's features weigh in the answer for ``node``: the norm of the gradient of its largest output.
+def influence(model: GraphNet, batch: Mapping[str, Any]) -> Any:
+    """How much each token's features weigh in the first answer of a batch: the norm of the gradient of its largest
+    output.
 
     It holds for every mixer, attention or not, and counts what reached the node over all layers.
     """
@@ -138,15 +139,15 @@ def influence(model: GraphNet, batch: Mapping[str, Any], node: int) -> Any:
     with torch.enable_grad():
         h, layout = net.stem({k: v for k, v in batch.items() if k not in ("nodes", "target")})
         h = h.detach().requires_grad_(True)
-        out = net.head(net.backbone(h, layout)[0][0, node])
+        out = net.head(net.backbone(h, layout)[0][0, int(batch["nodes"][0])])
         (grad,) = torch.autograd.grad(out.max(), h)
     return (grad[0] * h.detach()[0]).sum(-1).abs().cpu().numpy()
 
 
-def influence_picture(model: GraphNet, graph: Graph, batch: Mapping[str, Any], node: int) -> Figure:
-    """The nodes that weigh most for one node, on the graph around it."""
-    weight = influence(model, batch, node)
-    weight = weight / max(float(weight.max()), 1e-12)
+def influence_picture(model: GraphNet, graph: Graph, batch: Mapping[str, Any], node: int, members: Any) -> Figure:
+    """The nodes that weigh most for one node, on the graph around it. ``members``: the node of each token."""
+    felt = np.bincount(members, influence(model, batch), minlength=graph.nodes)
+    weight = felt / max(float(felt.max()), 1e-12)
     near = np.argsort(-weight, kind="stable")[: NEAR - 1]
     chosen = np.unique(np.append(near, node))
     place = {int(i): p for p, i in enumerate(chosen)}
@@ -230,6 +231,9 @@ def all_figures(
         return found
     found["Error by degree"] = error_by_degree(graph, scored)
     node = int(test[np.argsort(graph.degree()[test], kind="stable")[len(test) // 2]])  # of middling degree
-    batch = {k: v.to(model.temperature.device) for k, v in task.items(graph, split, fitted, "test").batch([0]).items()}
-    found["What weighs for one node"] = influence_picture(model, graph, batch, node)
+    items: Any = task.items(graph, split, fitted, "test")
+    at = int(np.flatnonzero(test == node)[0])
+    batch = {k: v.to(model.temperature.device) for k, v in items.batch([at]).items()}
+    members = items.members(at) if hasattr(items, "members") else np.arange(graph.nodes)  # all, or those of a piece
+    found["What weighs for one node"] = influence_picture(model, graph, batch, node, members)
     return found

@@ -62,6 +62,10 @@ class SampledNodes:
         found = inputs_of(self.graph, self.encoding, self._attr, part)
         return {**found, "nodes": torch.arange(len(seeds)), "target": target_tensor(self.graph, seeds)}
 
+    def members(self, i: int) -> Int[np.ndarray, "n"]:
+        """The nodes of the batch of item ``i`` alone, where all neighbours are in it."""
+        return self.sampler.sample(self.index[i : i + 1], np.random.default_rng(0)).n_id
+
 
 class PartNodes:
     """Parts of neighbouring nodes, with all arcs inside a batch: an item is a part that holds wanted nodes.

@@ -122,6 +122,10 @@ class TwoHopNodes:
         seed = int(torch.randint(1, 2**31, ())) if self.train else 0
         return {**self.inputs(seeds, seed), "target": target_tensor(self.graph, seeds)}
 
+    def members(self, i: int) -> Int[np.ndarray, "T"]:
+        """The node of each token of item ``i`` at seed 0."""
+        return drawn(self.lists, self.index[i : i + 1], self.count, 0)[0][0]
+
     @torch.no_grad()
     def outputs(self, model: GraphNet, nodes: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "n K"]:
         """Outputs of some nodes from the draw of seed 0, in bounded memory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +40,20 @@ def test_draws_are_of_the_neighbours_of_a_node() -> None:
     assert float((mean + fresh).square().mean()) < 0.25  # 1 for a generator that does not look at the node
     assert torch.corrcoef(torch.stack([draws.flatten(), -fresh.expand_as(draws).flatten()]))[0, 1] > 0.8
     assert not any(p.requires_grad for p in generator.parameters())
+
+
+def test_fitting_does_not_follow_the_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augment, "STEPS", 5)
+    torch.manual_seed(0)
+    first = NeighbourFeatures(20, 4)
+    second = copy.deepcopy(first)
+    graph = citations({"nodes": 60, "words": 20})
+    fit_neighbours(first, lambda x: x, graph)
+    state = torch.get_rng_state()
+    torch.rand(5)
+    fit_neighbours(second, lambda x: x, graph)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(torch.get_rng_state(), state)  # the draw above alone moved it
 
 
 def test_anew_in_training_and_at_the_mean_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

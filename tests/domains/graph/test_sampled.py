@@ -15,6 +15,7 @@ from domains.checks import _Folder, check_law, subject
 from domains.graph.data import read_graph
 from domains.graph.data.assemble import Rules
 from domains.graph.data.tables import Schema
+from domains.graph.figures import influence
 from domains.graph.node import Node
 from domains.graph.sampled import PartNodes, SampledNodes, all_outputs
 from domains.task import PARTS
@@ -42,6 +43,23 @@ def test_scores_are_those_of_the_whole_graph(options: dict[str, Any]) -> None:
         want = whole.evidence(model, data, split, fitted, "test")
         got = task.evidence(model, data, split, fitted, "test")
     assert np.allclose(got.columns["nll"], want.columns["nll"], atol=1e-5)
+
+
+def test_what_weighs_is_the_same_in_a_piece_and_within_reach_of_two_hops() -> None:
+    task, data, split, fitted, model = made(sample=(-1, -1))
+    pieces, whole = (t.items(data, split, fitted, "test") for t in (task, Node(Node.Config(**SIZE))))
+    members = pieces.members(5)
+    assert members[0] == split.parts["test"][5]
+    got = np.bincount(members, influence(model, pieces.batch([5])), minlength=data.nodes)
+    assert np.allclose(got, influence(model, whole.batch([5])), atol=1e-6)
+    two = Node(Node.Config(**SIZE, two_hop=8))
+    reads = two.build(fitted, load_preset("large_gt")).eval()
+    items = two.items(data, split, fitted, "test")
+    near = data.edges[0][data.edges[1] == items.members(5)[0]]
+    within = {int(items.members(5)[0]), *near.tolist(), *data.edges[0][np.isin(data.edges[1], near)].tolist()}
+    assert set(items.members(5).tolist()) <= within
+    scored = {"model": two.evidence(reads, data, split, fitted, "test")}
+    assert "What weighs for one node" in two.figures(reads, data, split, fitted, scored)
 
 
 def test_all_neighbours_train_as_the_whole_graph_does() -> None:
