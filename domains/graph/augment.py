@@ -63,7 +63,7 @@ def fit_neighbours(
 ) -> float:
     """Fits the generator on random edges, both ends read through ``scaled``; returns its last mean loss.
 
-    Targets have no part in it, nor has torch's random state: the draws are its own, so that fitting again gives the same.
+    Targets have no part in it, nor has torch's random state: the draws are its own, so fitting again gives the same.
     """
     random = np.random.default_rng(0)
     generator.requires_grad_(True)
