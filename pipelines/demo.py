@@ -10,6 +10,7 @@ from domains import all_tasks, load_task
 
 from .config import resolve
 from .findings import Run
+from .lineage import predictions
 from .predict import predict
 from .registry import record
 from .report import write_index
@@ -34,7 +35,12 @@ def _one(task: str, out: Path, quiet: bool) -> tuple[Path, list[dict[str, Any]]]
     record(folder, out)
     summary = predict(folder, ["simulated"], out / "predictions" / task.replace("/", "-"))
     rows = [
-        {"input": r.input, "state": r.state, "outputs": [summary.out / name for name in r.outputs], "reason": r.reason}
+        {
+            "input": r.input,
+            "state": r.state,
+            "outputs": [summary.out / name for name in predictions(r.outputs)],
+            "reason": r.reason,
+        }
         for r in summary.rows
     ]
     return folder, rows
@@ -42,20 +48,20 @@ def _one(task: str, out: Path, quiet: bool) -> tuple[Path, list[dict[str, Any]]]
 
 def demo(out: Path = Path("runs/demo"), *, quiet: bool = False) -> dict[str, Any]:
     """Run the demo below ``out``; a second time it finds what it did. Returns plain facts with the page's path."""
-    runs, predictions = [], {}
+    runs, shown = [], {}
     tasks = [name for name in all_tasks() if not getattr(load_task(name), "diagnostic", False)]  # of data, not mixers
     for number, task in enumerate(tasks, 1):
         if not quiet:
             print(f"[{number}/{len(tasks)}] {task}: {load_task(task).summary}", file=sys.stderr, flush=True)
         folder, rows = _one(task, out, quiet)
         runs.append(folder)
-        predictions[folder] = rows
+        shown[folder] = rows
     index = write_index(
         runs,
         out / "index.html",
         title="Cambium demo",
         intro=INTRO,
-        predictions=predictions,
+        predictions=shown,
         pictures=True,
         commands=[
             {
@@ -78,7 +84,7 @@ def demo(out: Path = Path("runs/demo"), *, quiet: bool = False) -> dict[str, Any
                 "report": str(run.folder / "report.html"),
                 "verdict": run.verdict(),
                 "metrics": run.metrics["metrics"],
-                "predictions": [str(o) for row in predictions[folder] for o in row["outputs"]],
+                "predictions": [str(o) for row in shown[folder] for o in row["outputs"]],
             }
             for folder, run in zip(runs, found, strict=True)
         ],

@@ -6,7 +6,7 @@ Each input's outputs carry ``lineage.json``, so that they tell it wherever the f
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,12 @@ from shared_backbones.errors import BadInput
 from . import ledger
 
 CARD = "lineage.json"
+SIDE = (CARD, "features.npy")  # beside the predictions, about them
+
+
+def predictions(outputs: Iterable[str]) -> list[str]:
+    """The outputs that a person asked for, without what tells about them."""
+    return [name for name in outputs if name.rpartition("/")[2] not in SIDE]
 
 
 def of_model(meta: Mapping[str, Any], directory: Path, sha256: str, code: str) -> dict[str, Any]:

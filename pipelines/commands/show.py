@@ -116,11 +116,13 @@ def progress(quiet: bool) -> Iterator[Callable[[Row, int, int], None]]:
 
 def batch(console: Console, summary: Summary) -> None:
     """What a batch came to."""
+    from ..lineage import predictions
+
     counts = f"{summary.count('done')} done ({len(summary.reused)} before), {summary.count('refused')} refused"
     console.print(f"{counts}, {summary.count('failed')} failed", markup=False)
     for row in summary.rows:
         if row.state == "done" and len(summary.rows) <= 20:
-            for name in row.outputs:
+            for name in predictions(row.outputs):
                 print(summary.out / name)
     if summary.drift is not None:
         state = {True: "ALARM, ", False: "", None: "not tested: "}[summary.drift["alarm"]]
