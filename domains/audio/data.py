@@ -19,6 +19,8 @@ from scipy.signal import resample_poly
 
 from shared_backbones.errors import BadInput
 
+MOST_DECODED = 300_000_000  # samples of an MP3 or OGG, which lies in memory whole: 1.2 GB
+LOSSY = (".mp3", ".ogg")
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 Samples = Float32[np.ndarray, "T C"]
 _TYPES = {(1, 8): "u1", (1, 16): "<i2", (1, 24): "u1", (1, 32): "<i4", (3, 32): "<f4", (3, 64): "<f8"}
@@ -105,7 +107,18 @@ def _open_other(path: Path) -> AudioFile:
         info = sf.info(str(path))
     except (sf.LibsndfileError, RuntimeError) as error:
         raise _refuse(path, f"not audio that can be read: {error}", "Convert it to WAV or FLAC") from None
+    if info.format == "OGG" and not _ogg_ends(path):
+        raise _refuse(path, "truncated: its last page does not say that it is the last", "Copy it again")
     return AudioFile(path, info.samplerate, info.channels, info.frames, f"{info.format.lower()} {info.subtype.lower()}")
+
+
+def _ogg_ends(path: Path) -> bool:
+    """Whether the last page of an OGG file ends its stream; a page is at most 65307 bytes long."""
+    with path.open("rb") as f:
+        f.seek(max(0, path.stat().st_size - 65_307))
+        tail = f.read()
+    page = tail.rfind(b"OggS")
+    return page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & 4)
 
 
 def _soundfile(path: Path) -> Any:
@@ -122,22 +135,50 @@ def _soundfile(path: Path) -> Any:
 
 def read_samples(file: AudioFile, start: int = 0, stop: int | None = None) -> Samples:
     """Samples ``start`` .. ``stop`` of every channel within -1 .. 1. Raises BadInput where one is no number."""
-    stop = file.length if stop is None else min(stop, file.length)
-    start, stop = start + file.begin, stop + file.begin
-    if file.at < 0:
-        sf = _soundfile(file.path)
-        try:
-            x = sf.read(str(file.path), start=start, stop=stop, dtype="float32", always_2d=True)[0]
-        except (sf.LibsndfileError, RuntimeError) as error:
-            raise _refuse(file.path, f"cannot be decoded: {error}", "Copy it again, or leave it out") from None
-        if len(x) < stop - start:
-            raise _refuse(file.path, f"truncated: {start + len(x)} of {file.length} samples", "Copy it again")
-    else:
-        x = _read_wav(file, start, stop)
-    if not np.isfinite(x).all():
-        bad = int(np.flatnonzero(~np.isfinite(x).all(1))[0])
-        raise _refuse(file.path, f"sample {start + bad} is no number (NaN or infinite)", "Repair or leave out the file")
-    return x
+    return Reader(file)(start, file.length if stop is None else min(stop, file.length))
+
+
+class Reader:
+    """Spans of one recording. MP3 and OGG cannot be entered at an exact sample: they are decoded whole and kept."""
+
+    def __init__(self, file: AudioFile) -> None:
+        self.file = file
+        self._kept: Samples | None = None
+
+    def __call__(self, start: int, stop: int) -> Samples:
+        """As :func:`read_samples`."""
+        file, first, last = self.file, start + self.file.begin, stop + self.file.begin
+        if file.at >= 0:
+            x = _read_wav(file, first, last)
+        else:
+            sf = _soundfile(file.path)
+            try:
+                lossy = file.path.suffix.lower() in LOSSY
+                x = self._decoded(first, last) if lossy else _read_at(file, first, last)
+            except (sf.LibsndfileError, RuntimeError) as error:
+                raise _refuse(file.path, f"cannot be decoded: {error}", "Copy it again, or leave it out") from None
+            if len(x) < last - first:
+                raise _refuse(file.path, f"truncated: it ends at sample {first + len(x)}", "Copy it again")
+        if not np.isfinite(x).all():
+            bad = int(np.flatnonzero(~np.isfinite(x).all(1))[0])
+            raise _refuse(file.path, f"sample {start + bad} is no number (NaN or infinite)", "Repair or leave it out")
+        return x
+
+    def _decoded(self, first: int, last: int) -> Samples:
+        if self._kept is None:
+            total = self.file.begin + self.file.length
+            if total * self.file.channels > MOST_DECODED:
+                raise _refuse(
+                    self.file.path,
+                    f"{total / self.file.rate / 3600:.1f} hours of a form that is decoded whole",
+                    "Convert it to WAV or FLAC",
+                )
+            self._kept = _read_at(self.file, 0, total)
+        return self._kept[first:last]
+
+
+def _read_at(file: AudioFile, first: int, last: int) -> Samples:
+    return _soundfile(file.path).read(str(file.path), start=first, stop=last, dtype="float32", always_2d=True)[0]
 
 
 def _read_wav(file: AudioFile, start: int, stop: int) -> Samples:
@@ -197,10 +238,11 @@ def chunks(
     up, down = rate // common, file.rate // common
     margin = 0 if up == down else down * (2 + -(-10 * max(up, down) // (up * down)))
     total = -(-file.length * up // down)
+    read = Reader(file)
     for first in range(0, max(1, total - (size - step)) if total > size else 1, step):
         begin = max(0, first * down // up // down * down - margin)
         until = min(file.length, (first + size) * down // up + margin + down)
-        x = mono(read_samples(file, begin, until), channel, file.path)
+        x = mono(read(begin, until), channel, file.path)
         offset = first - begin * up // down
         yield first, resampled(x, file.rate, rate)[offset : offset + min(size, total - first)]
 

@@ -78,13 +78,25 @@ def test_resampling_keeps_a_tone() -> None:
     np.testing.assert_allclose(y[400:-400], tone(440, 1.0, 8000)[400:-400], atol=2e-3)
 
 
-def test_other_codecs_are_read_where_soundfile_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "error"), [("flac", 1e-4), ("ogg", 0.05), ("mp3", 0.05)])
+def test_other_codecs_are_read_where_soundfile_is(kind: str, error: float, tmp_path: Path) -> None:
     soundfile = pytest.importorskip("soundfile", reason="flac, ogg and mp3 need soundfile")
-    x = tone(440, 1.0)
-    soundfile.write(tmp_path / "x.flac", x, 8000)
-    file = open_audio(tmp_path / "x.flac")
-    np.testing.assert_allclose(read_samples(file)[:, 0], x, atol=1e-4)
-    np.testing.assert_array_equal(read_samples(file, 100, 200), read_samples(file)[100:200])
+    x = tone(440, 20.0, 16000)
+    soundfile.write(tmp_path / f"x.{kind}", x, 16000)
+    file = open_audio(tmp_path / f"x.{kind}")
+    whole = read_samples(file)
+    np.testing.assert_allclose(whole[: len(x), 0], x, atol=error)
+    np.testing.assert_allclose(read_samples(file, 90_000, 120_000), whole[90_000:120_000], atol=1e-6)
+    mixed = read_mono(file, 8000, None)
+    for first, piece in chunks(file, 8000, None, 16000, 8000):
+        np.testing.assert_allclose(piece, mixed[first : first + 16000], atol=1e-5)
+    (tmp_path / f"junk.{kind}").write_bytes(b"no sound at all here")
+    with pytest.raises(BadInput, match="not audio that can be read"):
+        open_audio(tmp_path / f"junk.{kind}")
+    raw = (tmp_path / f"x.{kind}").read_bytes()
+    (tmp_path / f"cut.{kind}").write_bytes(raw[: len(raw) * 2 // 3])
+    with pytest.raises(BadInput, match=r"truncated|decoded|not audio"):
+        read_samples(open_audio(tmp_path / f"cut.{kind}"))
 
 
 def test_a_folder_per_class_and_its_card(folder: Path) -> None:
