@@ -99,7 +99,6 @@ SPEECHBRAIN = Corpus(
         licence="Apache-2.0 (repository); where the utterances come from is not stated",
         source="SpeechBrain test samples: 12 sentences of two speakers at 16 kHz, 10 of them with words",
         protocol="a smoke test of text handling: 8 sentences to train, 2 to decode; too little for a score",
-        task="audio/recognise",
     ),
     _samples_entries,
 )
