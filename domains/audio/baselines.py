@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..graph.scoring import class_evidence
+from ..scoring import class_evidence
 from ..task import Evidence, Fitted, Split
 from .clips import Clips
 from .config import AudioOptions, FrontEndOptions

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from shared_backbones.errors import BadInput
 
-from ..graph.calibration import fitted_temperature
-from ..graph.scoring import CLASS_FACTS, class_evidence, class_scores, softmax
+from ..calibration import fitted_temperature
+from ..scoring import CLASS_FACTS, class_evidence, class_scores, softmax
 from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
 from .baselines import all_baselines
 from .clips import Clips, poisoned

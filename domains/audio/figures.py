@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from ..graph.figures import calibration_picture, confusion_picture
-from ..graph.scoring import softmax
+from ..pictures import calibration_picture, confusion_picture
+from ..scoring import softmax
 from ..task import Evidence, Fitted, Split
 from .clips import Clips
 from .items import ClipItems, collate

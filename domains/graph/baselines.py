@@ -16,13 +16,13 @@ from shared_backbones.layout import Layout
 from shared_backbones.mixers.neighborhood import Convolution, ends, gathered, symmetric
 from shared_backbones.presets import Preset, parse_preset
 
+from ..scoring import class_evidence, softmax, value_evidence
 from ..task import PARTS, Evidence, Fitted, Split
 from .batches import WholeGraph
 from .config import NodeOptions
 from .data import Graph
 from .encodings import encodings
 from .model import GraphNet
-from .scoring import class_evidence, softmax, value_evidence
 
 MOST_ATTENDED = 5000  # nodes: the memory of full attention grows with their square
 PATIENCE = 50  # epochs of a small network without a better validation loss

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from ..pictures import calibration_picture, confusion_picture, panel
 from ..task import Evidence, Fitted, Split
 from .data import Graph
 from .model import GraphNet
-from .scoring import BINS, confusion
 
 if TYPE_CHECKING:
     from .tasks import GraphTask
@@ -21,15 +21,10 @@ MOST_POINTS = 1500  # of the embedding map: t-SNE's time grows faster than their
 NEAR = 40  # nodes of the neighbourhood picture
 
 
-def _axes(width: float = 5.0, height: float = 4.0, columns: int = 1) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width * columns, height), layout="constrained")
-    return figure, figure.subplots(1, columns)
-
-
 def degree_panel(graph: Graph) -> Figure:
     """Degrees, and per node the share of neighbours of its own class."""
     two = graph.level == "node" and bool(graph.classes)
-    figure, axes = _axes(columns=2 if two else 1)
+    figure, axes = panel(columns=2 if two else 1)
     first = axes[0] if two else axes
     degree = graph.degree()
     values, counts = np.unique(degree, return_counts=True)
@@ -65,7 +60,7 @@ def embedding_map(values: Any, colour: Any, names: tuple[str, ...]) -> Figure:
     values, colour = np.asarray(values[::step], np.float64), colour[::step]
     perplexity = float(min(30, max(2, (len(values) - 1) / 3)))
     at = TSNE(2, perplexity=perplexity, init="pca", random_state=0, max_iter=500).fit_transform(values)
-    figure, axes = _axes()
+    figure, axes = panel()
     if names:
         for c, name in enumerate(names[:10]):
             mine = colour == c
@@ -77,41 +72,10 @@ def embedding_map(values: Any, colour: Any, names: tuple[str, ...]) -> Figure:
     return figure
 
 
-def confusion_picture(evidence: Evidence, names: tuple[str, ...]) -> Figure:
-    table = confusion(evidence)
-    share = table / np.maximum(table.sum(1, keepdims=True), 1)
-    figure, axes = _axes(5, 4.5)
-    axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
-    if len(names) <= 15:
-        for i, j in np.ndindex(*table.shape):
-            axes.text(j, i, f"{table[i, j]:g}", ha="center", va="center", color="w" if share[i, j] > 0.5 else "k")
-    ticks = range(len(names))
-    axes.set_xticks(ticks, names, rotation=45, ha="right")
-    axes.set_yticks(ticks, names)
-    axes.set(xlabel="predicted", ylabel="true", title="test cases")
-    return figure
-
-
-def calibration_picture(evidence: Evidence) -> Figure:
-    c = evidence.columns
-    right = c["truth"] == c["guess"]
-    figure, axes = _axes()
-    axes.plot([0, 1], [0, 1], color="0.7")
-    for name, label in (("before", "before calibration"), ("confidence", "after")):
-        at = np.clip((c[name] * BINS).astype(int), 0, BINS - 1)
-        count = np.bincount(at, minlength=BINS)
-        full = count > 0
-        x = np.bincount(at, c[name], BINS)[full] / count[full]
-        axes.plot(x, np.bincount(at, right, BINS)[full] / count[full], "o-", label=label)
-    axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1), title="calibration")
-    axes.legend()
-    return figure
-
-
 def error_by_degree(graph: Graph, scored: Mapping[str, Evidence]) -> Figure:
     """Error of the model and of the baselines over classes of degree."""
     degree = graph.degree()
-    figure, axes = _axes(6)
+    figure, axes = panel(6)
     edges = np.array([0, 1, 2, 3, 5, 9, 17, 33, 65, np.inf])
     labels = ["0", "1", "2", "3-4", "5-8", "9-16", "17-32", "33-64", "65+"]
     for name, evidence in scored.items():
@@ -154,7 +118,7 @@ def influence_picture(model: GraphNet, graph: Graph, batch: Mapping[str, Any], n
     inside = np.isin(graph.edges[0], chosen) & np.isin(graph.edges[1], chosen)
     arcs = graph.edges[:, inside]
     at = _springs(len(chosen), [(place[int(a)], place[int(b)]) for a, b in arcs.T], place[node])
-    figure, axes = _axes(6, 5)
+    figure, axes = panel(6, 5)
     for a, b in arcs.T:
         axes.plot(*at[[place[int(a)], place[int(b)]]].T, color="0.8", linewidth=0.7, zorder=1)
     shown = axes.scatter(*at.T, c=weight[chosen], s=60, cmap="viridis", zorder=2, vmin=0, vmax=1)
@@ -181,7 +145,7 @@ def _springs(count: int, arcs: list[tuple[int, int]], centre: int, steps: int = 
 
 def training_sizes(graph: Graph, scored: Mapping[str, Evidence]) -> Figure:
     """Error over the number of nodes of a graph."""
-    figure, axes = _axes(6)
+    figure, axes = panel(6)
     for name, evidence in scored.items():
         c = evidence.columns
         wrong = (c["truth"] != c["guess"]) if "guess" in c else np.abs(c["value"] - c["truth"])

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Shaped
 
+from ..scoring import CLASS_FACTS
 from ..task import Evidence, Fitted, MetricFact, Split, TaskConfig
 from .config import GraphSetOptions
 from .data import Graph
 from .kernels import graph_baselines
-from .scoring import CLASS_FACTS
 from .tasks import GraphTask
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
+from ..scoring import class_evidence, value_evidence
 from ..task import Evidence, Split
 from .data import Graph
-from .scoring import class_evidence, value_evidence
 
 ROUNDS = (0, 1, 2, 3, 4)
 PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..scoring import CLASS_FACTS
 from ..task import Batch, Evidence, Fitted, Items, MetricFact, Part, Split, TaskConfig
 from .augment import disagreement, fit_neighbours
 from .baselines import node_baselines
@@ -19,7 +20,6 @@ from .data import Graph
 from .encodings import encodings
 from .model import GraphNet, outputs_loss
 from .sampled import PartNodes, SampledNodes, all_outputs, log, sampled_outputs, say_memory
-from .scoring import CLASS_FACTS
 from .tasks import GraphTask
 from .two_hop import TwoHopNodes, widened
 

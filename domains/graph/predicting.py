@@ -10,6 +10,7 @@ import torch
 
 from shared_backbones.errors import BadInput
 
+from ..scoring import softmax
 from ..task import Fitted, Sink
 from .batches import ManyGraphs, whole_inputs
 from .config import NodeOptions
@@ -17,7 +18,6 @@ from .data import Graph
 from .encodings import encodings
 from .model import GraphNet
 from .sampled import all_outputs
-from .scoring import softmax
 from .source import open_graph
 from .tasks import GRAPHS_AT_ONCE, GraphTask, held_to
 from .two_hop import TwoHopNodes

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from shared_backbones.errors import BadInput
 from shared_backbones.presets import Preset
 
+from ..scoring import auroc
 from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
 from .data.events import Events
 from .patches import joined, past_block
-from .scoring import _auroc
 from .temporal import SHARES, TemporalOptions, audit_stream, fit_stream, open_events, split_in_time, start_history
 from .temporal_items import BlockItems, Stream
 from .temporal_model import FutureNet, state_loss
@@ -150,7 +150,7 @@ class State:
 
         precision = float(average_precision_score(y, z, sample_weight=weight))
         nll = float((weight * _nll(z, y.astype(np.float64))).sum() / weight.sum())
-        return {"auc": _auroc(z, y, weight), "average_precision": precision, "nll": nll}
+        return {"auc": auroc(z, y, weight), "average_precision": precision, "nll": nll}
 
     def figures(
         self, model: nn.Module, data: Events, split: Split, fitted: Fitted, scored: Mapping[str, Evidence]

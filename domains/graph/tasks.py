@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from shared_backbones.errors import BadInput
 
+from ..calibration import fitted_temperature
+from ..scoring import CLASS_FACTS, VALUE_FACTS, class_evidence, class_scores, softmax, value_evidence, value_scores
 from ..task import Audit, Batch, Evidence, Fitted, Items, MetricFact, Part, Sink, Split, TaskConfig
 from .batches import ManyGraphs, WholeGraph, edge_inputs
-from .calibration import fitted_temperature
 from .config import TunedOptions
 from .data import Graph
 from .encodings import encodings
 from .model import GraphNet, task_loss
-from .scoring import CLASS_FACTS, VALUE_FACTS, class_evidence, class_scores, softmax, value_evidence, value_scores
 from .source import open_graph
 from .splits import audit_split, make_split
 from .store import moments

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from shared_backbones.errors import BadInput
 
+from ..calibration import fitted_temperature
 from ..task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
 from .bands import Bands, in_ranges
 from .baselines import classical, sample
-from .calibration import fitted_temperature
 from .config import ClassifyOptions
 from .linear import start_linear
 from .model import SceneClassifier

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from .calibration import fitted_temperature, smoothed_loss
+from ..calibration import fitted_temperature, smoothed_loss
 from .model import SceneClassifier, box_mean
 from .samples import Tiles
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, recall_score
 
+from domains.calibration import fitted_temperature
 from domains.hyperspectral.baselines import classical, sample
-from domains.hyperspectral.calibration import fitted_temperature
 from domains.hyperspectral.classify import Classify, ClassifyOptions
 from domains.hyperspectral.data import copy_cube
 from domains.hyperspectral.data.labels import outlines, write_polygons

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..task import Evidence, MetricFact
+from .task import Evidence, MetricFact
 
 BINS = 15  # of equal width in confidence
 MOST_UNITS = 5000  # more cases than that share units, so that a bootstrap stays quick
@@ -76,7 +76,7 @@ def _ece(confidence: Any, right: Any, weight: Any) -> float:
     return float(np.abs(gap).sum() / weight.sum())
 
 
-def _auroc(score: Any, positive: Any, weight: Any) -> float:
+def auroc(score: Any, positive: Any, weight: Any) -> float:
     """Share of (positive, negative) pairs in the right order, ties half."""
     values, place = np.unique(score, return_inverse=True)
     up = np.bincount(place, weight * positive, len(values))
@@ -108,7 +108,7 @@ def class_scores(evidence: Evidence) -> dict[str, float]:
         "balanced_accuracy": float((hits[there] / of_truth[there]).mean()),
         "f1_macro": float((2 * hits[there] / (of_truth + of_guess)[there]).mean()),
         "nll": float((weight * c["nll"]).sum() / total),
-        "auroc": _auroc(c["score"], c["truth"] == 1, weight) if len(table) == 2 else float("nan"),
+        "auroc": auroc(c["score"], c["truth"] == 1, weight) if len(table) == 2 else float("nan"),
         "ece": _ece(c["confidence"], right, weight),
         "ece_before": _ece(c["before"], right, weight),
     }
