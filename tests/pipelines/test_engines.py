@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from functools import partial
+from pathlib import Path
 
+import psutil
 import pytest
 
 from pipelines import engines
@@ -80,3 +84,34 @@ def test_an_engine_without_its_package_names_the_extra(name: str, monkeypatch: p
 
 def test_nothing_to_do() -> None:
     assert list(engines.map(work, [], workers=2)) == []
+
+
+ORPHANS = """
+import os, sys, time
+from pathlib import Path
+from pipelines import engines
+
+def stay(item):
+    Path(sys.argv[1], str(os.getpid())).touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    list(engines.map(stay, [1, 2, 3, 4], workers=2))
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script, seen = tmp_path / "orphans.py", tmp_path / "seen"
+    script.write_text(ORPHANS)
+    seen.mkdir()
+    parent = subprocess.Popen([sys.executable, str(script), str(seen)])
+    while len(pids := [int(f.name) for f in seen.iterdir()]) < 2:
+        assert parent.poll() is None
+        time.sleep(0.1)
+    workers = [psutil.Process(pid) for pid in pids]
+    parent.kill()
+    parent.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=60)
+    for left in alive:
+        left.kill()
+    assert len(gone) == 2
