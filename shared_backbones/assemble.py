@@ -6,9 +6,9 @@ A domain's task builds its own stem and head around the same backbone; this is t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load, save
@@ -26,6 +26,8 @@ from .options import as_declared, check_options
 from .presets import Preset
 from .stems import ChannelTokens, ImageStem, PatchStem, VariateStem
 from .tokenizers import ConvTokenizer, PerChannelStem, TokensToToken
+
+T = TypeVar("T")
 
 # Stems that a preset can be built with here, by name: class(channels or length, dim, **options). A stem that only a
 # domain knows is stood in for by plain vectors on a lattice of the preset's rank.
@@ -187,18 +189,26 @@ def profile(preset: Preset, axes: tuple[int, ...] | None = None, channels: int =
     machine.
     """
     rank = preset.ranks[0] if axes is None else len(axes)
-    for device in ("meta", "cpu"):
-        try:
-            with torch.device(device), torch.no_grad():
-                model = build_model(preset, rank, channels, classes).eval().requires_grad_(False)
-                for part in model.modules():
-                    if isinstance(part, Neighborhood):  # its tiles hold masked pairs: count those that are seen
-                        part.tile = (1,) * rank
-                return _profiled(model, example(preset, model, axes))
-        except (NotImplementedError, RuntimeError):
-            if device == "cpu":
-                raise
-    raise AssertionError
+
+    def counted() -> list[Part]:
+        with torch.no_grad():
+            model = build_model(preset, rank, channels, classes).eval().requires_grad_(False)
+            for part in model.modules():
+                if isinstance(part, Neighborhood):  # its tiles hold masked pairs: count those that are seen
+                    part.tile = (1,) * rank
+            return _profiled(model, example(preset, model, axes))
+
+    return _without_numbers(counted)
+
+
+def _without_numbers(work: Callable[[], T]) -> T:
+    """``work()`` on the meta device where every operator of the sentence allows it, and otherwise on this machine."""
+    try:
+        with torch.device("meta"):
+            return work()
+    except (NotImplementedError, RuntimeError):
+        with torch.device("cpu"):
+            return work()
 
 
 def _profiled(model: Model, inputs: Mapping[str, Tensor]) -> list[Part]:
@@ -239,14 +249,7 @@ def _left(given: tuple[Any, ...], out: Any) -> tuple[tuple[int, ...], int]:
 
 def parameters(preset: Preset, channels: int = 3, classes: int = 0) -> int:
     """Numbers that a network holds; nothing is run, and where its operators allow it nothing is allocated."""
-    for device in ("meta", "cpu"):
-        try:
-            with torch.device(device):
-                return sum(p.numel() for p in build_model(preset, None, channels, classes).parameters())
-        except (NotImplementedError, RuntimeError):
-            if device == "cpu":
-                raise
-    raise AssertionError
+    return _without_numbers(lambda: sum(p.numel() for p in build_model(preset, None, channels, classes).parameters()))
 
 
 def count(preset: Preset, axes: tuple[int, ...] | None = None, channels: int = 3, classes: int = 0) -> dict[str, int]:

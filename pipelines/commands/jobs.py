@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +9,7 @@ from rich.console import Console
 
 from ..console import Answer, AsJson, Root
 from . import show
-from .work import RUNS, Out, RunName, Sets, Source, TaskName
+from .work import RUNS, ConfigFile, Out, PresetName, RunName, Seed, Sets, Source, TaskName
 
 Where = Annotated[str, typer.Option("--out", metavar="DIR", help="Outputs and the ledger; s3://... too.")]
 Workers = Annotated[int, typer.Option("--workers", metavar="N", help="Processes.")]
@@ -66,10 +65,10 @@ def sweep(
     task: TaskName,
     grid: Annotated[list[str], typer.Option("--grid", metavar="NAME=a,b,c", help="An axis; may be repeated.")],
     data: Source = None,
-    preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="See `cambium backbones`.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Options as YAML.")] = None,
+    preset: PresetName = None,
+    config: ConfigFile = None,
     sets: Sets = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of everything random.")] = None,
+    seed: Seed = None,
     out: Out = RUNS,
     as_json: AsJson = False,
 ) -> Answer:

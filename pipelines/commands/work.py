@@ -22,6 +22,9 @@ TaskName = Annotated[str, typer.Argument(metavar="DOMAIN/TASK", help="Such as ti
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or id, or MODEL@champion.")]
 Source = Annotated[str | None, typer.Option("--data", metavar="SRC", help="Path, URL, public name or `simulated`.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="An option; may be repeated.")]
+PresetName = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="See `cambium backbones`.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Options as YAML.")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Of everything random.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where runs are kept.")]
 RUNS = Path("runs")
 
@@ -47,10 +50,10 @@ def demo(
 def train(
     task: TaskName,
     data: Source = None,
-    preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="See `cambium backbones`.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Options as YAML.")] = None,
+    preset: PresetName = None,
+    config: ConfigFile = None,
     sets: Sets = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of everything random.")] = None,
+    seed: Seed = None,
     out: Out = RUNS,
     as_json: AsJson = False,
 ) -> Answer:
@@ -79,10 +82,10 @@ def train(
 def retrain(
     task: TaskName,
     data: Source = None,
-    preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="See `cambium backbones`.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Options as YAML.")] = None,
+    preset: PresetName = None,
+    config: ConfigFile = None,
     sets: Sets = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of everything random.")] = None,
+    seed: Seed = None,
     judge_on: Annotated[str | None, typer.Option("--judge-on", metavar="SRC", help="Default: the data's own.")] = None,
     margin: Margin = 0.0,
     guards: Guards = None,
@@ -149,7 +152,7 @@ def compare(
     seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Seeds 0 to N - 1 for each.")] = 1,
     data: Source = None,
     rates: Annotated[str | None, typer.Option("--lr", metavar="a,b,c", help="Sweep, chosen on validation.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Options as YAML.")] = None,
+    config: ConfigFile = None,
     sets: Sets = None,
     out: Out = RUNS,
     as_json: AsJson = False,
