@@ -183,6 +183,6 @@ def write_nifti(path: Path, volume: Volume) -> None:
     aside = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         nibabel.save(image, aside)
-        os.replace(aside, path)
+        aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
