@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import zlib
 from dataclasses import dataclass, field
@@ -144,6 +145,8 @@ def read_nifti(path: Path, *, labels: bool = False) -> Volume:
         raise BadInput(f"{path}: holds {kind} voxels; allowed are whole and real numbers")
     try:
         voxels = np.asanyarray(image.dataobj)
+        if path.name.lower().endswith(".gz"):
+            _check_gzip(path)
     except DAMAGE as error:
         raise BadInput(f"{path}: its voxels cannot be read, the file is damaged or cut ({error})") from error
     header = image.header
@@ -154,6 +157,13 @@ def read_nifti(path: Path, *, labels: bool = False) -> Volume:
     }
     affine = np.asarray(image.affine, dtype=np.float64)
     return Volume(_checked(voxels, str(path), labels), affine, str(path), stored)
+
+
+def _check_gzip(path: Path) -> None:
+    """Reads to the checksum at the end, which a reader that stops after the last voxel never sees."""
+    with gzip.open(path) as stream:
+        while stream.read(1 << 22):
+            pass
 
 
 def _checked(voxels: Shaped[np.ndarray, "i j k"], where: str, labels: bool) -> Shaped[np.ndarray, "i j k"]:
