@@ -75,7 +75,6 @@ def dask(fn: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[Out
 
 def ray(fn: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[Outcome[T, R]]:
     """On the cluster that RAY_ADDRESS names, or else on a Ray of its own on this machine, on loopback."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray as cluster

@@ -62,8 +62,6 @@ def _check(path: Path) -> None:
 
 def _client(root: Path) -> Any:
     """An MLflow client on ``root / mlflow.db``, made if it is not there."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)

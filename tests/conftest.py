@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(DO_NOT_TRACK="1", PREFECT_SERVER_ANALYTICS_ENABLED="false", MPLBACKEND="Agg")
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports lightning, and with it ONNX Runtime
 
 import socket
 from pathlib import Path
