@@ -21,6 +21,12 @@ def _forecast() -> type[Any]:
     return Forecast
 
 
+def _classify_series() -> type[Any]:
+    from .timeseries.classify import Classify
+
+    return Classify
+
+
 def _classify_scene() -> type[Any]:
     from .hyperspectral.classify import Classify
 
@@ -81,6 +87,12 @@ def _audio_classify() -> type[Any]:
     return Classify
 
 
+def _medical_classify() -> type[Any]:
+    from .medical.classify import Classify
+
+    return Classify
+
+
 def _graph_graph() -> type[Any]:
     from .graph.graphs import Graphs
 
@@ -93,10 +105,12 @@ TASKS: dict[str, Callable[[], type[Any]]] = {
     "graph/state": _graph_state,
     "graph/signals": _graph_signals,
     "timeseries/forecast": _forecast,
+    "timeseries/classify": _classify_series,
     "hyperspectral/classify": _classify_scene,
     "graph/node": _graph_node,
     "graph/graph": _graph_graph,
     "audio/classify": _audio_classify,
+    "medical/classify": _medical_classify,
     "synthetic/recall": _recall,
     "synthetic/listops": _listops,
     "synthetic/patterns": _patterns,

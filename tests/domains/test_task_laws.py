@@ -22,7 +22,11 @@ SMALL: dict[str, dict[str, Any]] = {  # the laws do not depend on size; the test
     "graph/signals": {"lags": 4},
     "graph/state": {"history": 64, "patches": 4},
     "graph/temporal": {"history": 64, "patches": 4, "negatives": 4, "train_negatives": 2},
+    "medical/classify": {
+        "simulated": {"patients": 24, "slices": 2}, "size": 32, "cnn_epochs": 1, "cnn_width": 4, "corrupted": 4,
+    },
     "timeseries/forecast": {"lookback": 24, "horizon": 12, "ets_origins": 1},
+    "timeseries/classify": {"simulated": {"objects": 45, "visits": 12}, "expansions": 50},
     "graph/node": {"simulated": {"nodes": 160, "words": 60}, "baseline_epochs": 4},
     "graph/graph": {"simulated": {"graphs": 60}},
     "hyperspectral/classify": {"simulated": {"rows": 96, "cols": 96, "bands": 40}, "split": {"block": 12}},
