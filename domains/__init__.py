@@ -33,6 +33,12 @@ def _classify_scene() -> type[Any]:
     return Classify
 
 
+def _unmix() -> type[Any]:
+    from .hyperspectral.unmixing.task import Unmix
+
+    return Unmix
+
+
 def _graph_link() -> type[Any]:
     from .graph.link import Link
 
@@ -107,6 +113,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {
     "timeseries/forecast": _forecast,
     "timeseries/classify": _classify_series,
     "hyperspectral/classify": _classify_scene,
+    "hyperspectral/unmix": _unmix,
     "graph/node": _graph_node,
     "graph/graph": _graph_graph,
     "audio/classify": _audio_classify,

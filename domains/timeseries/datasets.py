@@ -8,6 +8,8 @@ from typing import Any
 
 from domains.public import PublicData, PublicFile
 
+from .objects.public import LABELLED, Labelled
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -60,4 +62,5 @@ EXCHANGE_RATE = Entry(
     {"header": False, "time": "none", "layout": "wide"},
 )
 
-DATASETS: dict[str, Entry] = {entry.data.name: entry for entry in (ETT_H1, EXCHANGE_RATE)}
+SERIES: dict[str, Entry] = {entry.data.name: entry for entry in (ETT_H1, EXCHANGE_RATE)}
+DATASETS: dict[str, Entry | Labelled] = {**SERIES, **LABELLED}

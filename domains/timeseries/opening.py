@@ -11,7 +11,7 @@ from shared_backbones.errors import BadInput
 
 from .config import ForecastConfig
 from .data import Panel, parse_panel, refuse_constant
-from .datasets import DATASETS, Entry
+from .datasets import SERIES, Entry
 from .simulate import simulated_csv
 from .tables import ReadOptions, read_bytes
 
@@ -22,11 +22,11 @@ def load(source: str, options: ReadOptions) -> tuple[bytes, ReadOptions, Entry |
     """The bytes of a source, how to read them, and the public data set's entry where it is one. Raises BadInput."""
     if source == SIMULATED:
         return simulated_csv(), options, None
-    if source in DATASETS:
-        entry = DATASETS[source]
+    if source in SERIES:
+        entry = SERIES[source]
         path = locate(entry.data)[entry.file]
         return path.read_bytes(), replace(options, **entry.reading), entry
-    near = difflib.get_close_matches(source, [*DATASETS, SIMULATED], n=2, cutoff=0.6)
+    near = difflib.get_close_matches(source, [*SERIES, SIMULATED], n=2, cutoff=0.6)
     if near and "://" not in source and not Path(source).exists():
         raise BadInput(f"{source}: no such file; did you mean the data set {' or '.join(map(repr, near))}?")
     return read_bytes(source), options, None
