@@ -13,7 +13,7 @@ from ..options import as_declared, check_options, options_of
 from .attention import Attention, DecayAttention
 from .base import Mixer, StateMixer
 from .combine import Coarse, Over, Parallel, Serial, Split
-from .convolution import Convolution, MaxPooling, Pointwise, Separable
+from .convolution import Convolution, FullConvolution, MaxPooling, Pointwise, Separable
 from .delta import Delta
 from .directions import Directions
 from .dual import ChannelAttention, HiLo
@@ -93,6 +93,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "channels": ChannelAttention,
     "hilo": HiLo,
     "convolution": Convolution,
+    "full_convolution": FullConvolution,
     "separable": Separable,
     "max_pooling": MaxPooling,
     "pointwise": Pointwise,

@@ -100,6 +100,39 @@ class Convolution(Mixer):
         return self.act(self.conv(x, layout))
 
 
+class FullConvolution(Mixer):
+    """y = act(norm(conv(x))): every channel reads all channels of its neighbours, with zeros outside the lattice.
+
+    The convolution of "U-Net" (Ronneberger et al. 2015) and of every residual network.
+
+    kernel: width along every axis, in places that are ``dilation`` tokens apart.
+    """
+
+    causal_axes: ClassVar[frozenset[int]] = frozenset({0, 1, 2})
+    cost: ClassVar[str] = "O(N k^r d^2)"
+
+    def __init__(
+        self,
+        dim: int,
+        kernel: int = 3,
+        dilation: int = 1,
+        norm: str = "none",
+        act: str = "none",
+        causal_axes: tuple[int, ...] = (),
+        rank: int = 1,
+    ) -> None:
+        super().__init__()
+        self.causal, self.rank = frozenset(causal_axes), rank
+        self.width = (at_least("kernel", kernel, 1) - 1) * at_least("dilation", dilation, 1) + 1
+        self.conv = CONV[rank](dim, dim, kernel, dilation=dilation, bias=norm == "none")
+        self.norm, self.act = norm_of(norm, dim, self.causal), activation(act)
+
+    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
+        self.check(layout)
+        lattice = reach(layout.fold(layout.clean(x)).movedim(-1, 1), self.width, self.causal)
+        return self.act(normalise(self.norm, layout.unfold(self.conv(lattice).movedim(1, -1)), layout))
+
+
 class Separable(Mixer):
     """y = W2 DWConv(act(W1 x)) with ratio * C hidden channels.
 

@@ -72,6 +72,20 @@ def convolution(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     return mixer.act(depthwise(mixer.conv, x, layout))
 
 
+def full_convolution(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
+    at, x = places(layout.axes), clean(x, layout)
+    conv, taps = mixer.conv, mixer.conv.weight.flatten(2)
+    rows = []
+    for i in range(len(at)):
+        total = torch.zeros_like(x[:, i]) if conv.bias is None else conv.bias.expand(x.shape[0], -1)
+        for j in range(len(at)):
+            tap = tap_of(at[i], at[j], conv.kernel_size, mixer.causal, conv.dilation[0])
+            if tap is not None:
+                total = total + x[:, j] @ taps[..., tap].mT
+        rows.append(total)
+    return mixer.act(normed(mixer.norm, torch.stack(rows, 1)))
+
+
 def separable(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     return affine(mixer.down, depthwise(mixer.conv, mixer.act(affine(mixer.up, clean(x, layout))), layout))
 
@@ -229,6 +243,7 @@ def random(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
 
 REFERENCES = {
     "convolution": convolution,
+    "full_convolution": full_convolution,
     "separable": separable,
     "max_pooling": max_pooling,
     "pointwise": pointwise,
@@ -248,6 +263,7 @@ REFERENCES = {
 VARIANTS = {
     "separable": [{"kernel": 4, "ratio": 2.0, "act": "gelu"}],
     "convolution": [{}, {"kernel": 2, "dilation": 3, "norm": "batch", "act": "relu"}],
+    "full_convolution": [{}, {"kernel": 2, "dilation": 3, "norm": "batch", "act": "relu"}],
     "pointwise": [{}, {"norm": "layer", "act": "silu"}],
     "residual": [{"inner": "pooling", "norm": "layer"}],
     "product": [{"inner": ["pooling", "pointwise"]}],
