@@ -47,10 +47,10 @@ class StringItems:
         return found if self.mask is None else {**found, "mask": self.mask[rows]}
 
 
-def _evidence(hits: np.ndarray, loss: np.ndarray, asked: np.ndarray) -> Evidence:
-    """One row per string: questions answered rightly, summed cross-entropy (nats), questions."""
+def _evidence(hits: np.ndarray, loss: np.ndarray, asked: np.ndarray, last: np.ndarray) -> Evidence:
+    """One row per string: questions answered rightly, summed cross-entropy (nats), questions, the last one right."""
     right = hits >= asked - 1e-9
-    columns = {"hits": hits, "loss": loss, "asked": asked, "right": right, "strings": np.ones(len(asked))}
+    columns = {"hits": hits, "loss": loss, "asked": asked, "right": right, "last": last, "strings": asked > 0}
     return Evidence(np.arange(len(asked)), {k: np.asarray(v, np.float64) for k, v in columns.items()})
 
 
@@ -68,6 +68,7 @@ class Diagnostic:
         "accuracy": MetricFact("1", "higher", "share of questions answered rightly"),
         "cross_entropy": MetricFact("nat", "lower", "mean over questions"),
         "whole_strings": MetricFact("1", "higher", "share of strings with every question answered rightly"),
+        "last_question": MetricFact("1", "higher", "share of strings whose last question is answered rightly"),
     }
     diagnostic: ClassVar[bool] = True  # of mixers, not of data: the demo leaves it out
     rates: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2)  # that a comparison sweeps for each mixer
@@ -176,7 +177,7 @@ class Diagnostic:
     def evidence(self, model: nn.Module, data: StringData, split: Split, fitted: Fitted, part: Part) -> Evidence:
         """Every string of a part; each is a unit of its own."""
         items = self.items(data, split, fitted, part)
-        hits, loss = (np.zeros(len(items)) for _ in range(2))
+        hits, loss, last = (np.zeros(len(items)) for _ in range(3))
         device = next(model.parameters()).device
         with torch.no_grad():
             for rows in np.split(np.arange(len(items)), range(CHUNK, len(items), CHUNK)):
@@ -189,7 +190,8 @@ class Diagnostic:
                 costs = F.cross_entropy(scores, label, reduction="none").cpu().numpy()
                 hits[rows] = np.bincount(owner, right, len(rows))
                 loss[rows] = np.bincount(owner, costs, len(rows))
-        return _evidence(hits, loss, (items.labels >= 0).sum(1).double().numpy())
+                last[rows[owner]] = right  # in order of place: the last write stands
+        return _evidence(hits, loss, (items.labels >= 0).sum(1).double().numpy(), last)
 
     def baselines(self, data: StringData, split: Split, fitted: Fitted) -> Mapping[str, Evidence]:
         """The most frequent answer; the most frequent one to each token asked at; an answer picked from the string."""
@@ -204,7 +206,9 @@ class Diagnostic:
         }
         if s.guess is not None:
             asked = np.bincount(test[0], minlength=len(split.parts["test"])).astype(float)
-            found["one_of_the_values"] = _evidence(s.guess * asked, -np.log(s.guess) * asked, asked)
+            found["one_of_the_values"] = _evidence(
+                s.guess * asked, -np.log(s.guess) * asked, asked, s.guess * (asked > 0)
+            )
         return found
 
     def metrics(self, evidence: Evidence) -> dict[str, float]:
@@ -213,6 +217,7 @@ class Diagnostic:
             "accuracy": float(evidence.sum("hits") / asked),
             "cross_entropy": float(evidence.sum("loss") / asked),
             "whole_strings": float(evidence.sum("right") / evidence.sum("strings")),
+            "last_question": float(evidence.sum("last") / evidence.sum("strings")),
         }
 
     def figures(
@@ -271,5 +276,7 @@ def _scored(questions: Questions, counts: Float[np.ndarray, "q K"], strings: int
     string, _, answer = questions
     share = counts[np.arange(len(answer)), answer] / counts.sum(1)
     asked = np.bincount(string, minlength=strings).astype(float)
-    hits = np.bincount(string, counts.argmax(1) == answer, strings)
-    return _evidence(hits, np.bincount(string, -np.log(share), strings), asked)
+    right = counts.argmax(1) == answer
+    hits, last = np.bincount(string, right, strings), np.zeros(strings)
+    last[string] = right  # in order of place: the last write stands
+    return _evidence(hits, np.bincount(string, -np.log(share), strings), asked, last)

@@ -11,7 +11,7 @@ import torch
 
 from domains.synthetic.config import ListopsConfig, PatternsConfig, RecallConfig
 from domains.synthetic.data import open_strings, read_strings
-from domains.synthetic.listops import ANSWER, CLOSE, NAMES, OPEN, OPERATIONS, PAD, Listops, make_listops
+from domains.synthetic.listops import CLOSE, NAMES, OPEN, OPERATIONS, PAD, Listops, make_listops
 from domains.synthetic.patterns import Patterns, make_patterns
 from domains.synthetic.recall import Recall, make_recall
 from shared_backbones.errors import BadInput, BadRequest
@@ -56,13 +56,16 @@ def test_listops_answers_are_the_value_of_the_string() -> None:
     depths = []
     for tokens, labels, mask in zip(s.tokens, s.labels, s.mask, strict=True):
         said = tokens[mask].tolist()
-        assert said[-1] == ANSWER
         assert (tokens[~mask] == PAD).all()
         assert 12 <= len(said) <= 48
-        value, rest = parsed(said[:-1])
+        value, rest = parsed(said)
         assert rest == []
         assert labels[len(said) - 1] == value
-        assert (labels >= 0).sum() == 1
+        opened = []
+        for place, (token, label) in enumerate(zip(said, labels.tolist(), strict=False)):
+            if token in OPEN.values():
+                opened.append(place)
+            assert label == (parsed(said[opened.pop() :])[0] if token == CLOSE else -1)
         depths.append(max(np.cumsum([(t in OPEN.values()) - (t == CLOSE) for t in said])))
     assert max(depths) > 2
     assert set(NAMES) == set(OPERATIONS)
@@ -139,6 +142,27 @@ def test_watched_accuracy_is_the_scored_one() -> None:
         scored = task.metrics(task.evidence(model, data, split, fitted, "test"))
     assert float(value) == pytest.approx(scored["accuracy"])
     assert float(questions) == 3 * len(items)
+
+
+def test_the_last_question_of_a_string_is_scored_by_itself() -> None:
+    task = Listops(ListopsConfig(strings=60, length=40))
+    data = task.open("simulated")
+    split = task.split(data)
+    fitted = task.fit(data, split)
+    model = task.build(fitted, preset()).eval()
+    items = task.items(data, split, fitted, "test")
+    asked = items.labels >= 0
+    final = torch.where(asked, torch.arange(40), -1).argmax(1)
+    with torch.no_grad():
+        scores = model(**{k: v for k, v in items.batch(range(len(items))).items() if k != "labels"})
+    rows = torch.arange(len(items))
+    right = (scores.argmax(-1) == items.labels)[rows, final].double().mean()
+    found = {**task.baselines(data, split, fitted), "model": task.evidence(model, data, split, fitted, "test")}
+    assert task.metrics(found["model"])["last_question"] == pytest.approx(float(right))
+    train = task.items(data, split, fitted, "train").labels
+    common = torch.bincount(train[train >= 0], minlength=10).argmax()
+    expected = (items.labels[rows, final] == common).double().mean()
+    assert task.metrics(found["most_frequent"])["last_question"] == pytest.approx(float(expected))
 
 
 def test_strings_of_a_file_are_read_as_they_are(tmp_path: Path) -> None:
