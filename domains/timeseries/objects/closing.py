@@ -69,7 +69,8 @@ def calibrate(
     Both are judged with a ridge that saw the training part only; the last ridge keeps them, except that alone it takes
     its temperature from the held-out scores of its own objects, which are more. ``truth``: classes of ``both``.
     """
-    assert train.targets is not None and val.targets is not None
+    assert train.targets is not None
+    assert val.targets is not None
     want = torch.from_numpy(val.targets)
     correction = over_items(model, val, model.correction)
     with torch.no_grad():

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 WEIGHTS = 9
-KERNELS = [places for places in itertools.combinations(range(WEIGHTS), 3)]
+KERNELS = list(itertools.combinations(range(WEIGHTS), 3))
 MOST_DILATIONS = 32
 AT_ONCE = 30_000_000  # numbers compared at once
 GOLDEN = (math.sqrt(5) + 1) / 2
@@ -40,6 +40,7 @@ class FixedConvolutions(nn.Module):
     """Series (B, T, V) -> features (B, F). Thresholds are set by :meth:`fit` from training series."""
 
     thresholds: Tensor
+    kernels: Tensor
     picks: Tensor
     channels: Tensor
 

@@ -159,7 +159,8 @@ def curves_of(
     error = column(frame, "error", options.error, source, needed=False)
     band = column(frame, "band", options.band, source, needed=False)
     of = None if name is not None else column(frame, "object", options.object, source)
-    assert at is not None and value is not None
+    assert at is not None
+    assert value is not None
     times = as_numbers(frame[at], source)
     if np.isnan(times).any():
         raise BadInput(f"{source}, row {int(np.flatnonzero(np.isnan(times))[0]) + 2}: no time stamp in column {at!r}")

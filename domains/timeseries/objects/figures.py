@@ -55,7 +55,7 @@ def all_figures(
 
 def chosen(p: Float[np.ndarray, "n K"], truth: Any) -> list[int]:
     """The objects that cost most, then the ones that cost least."""
-    order = np.argsort(-(-np.log(np.maximum(p[np.arange(len(p)), truth], 1e-12))), kind="stable")
+    order = np.argsort(p[np.arange(len(p)), truth], kind="stable")
     half = min(SHOWN // 2, len(order) // 2)
     return [int(i) for i in [*order[:half], *order[len(order) - half :]]]
 

@@ -39,11 +39,9 @@ def fit_objects(data: Objects, split: Split, options: ClassifyOptions) -> Fitted
     }  # fmt: skip
     if not data.regular:
         spans = [float(np.ptp(s[:, TIME])) for s in series]
-        gaps = np.concatenate([np.diff(s[:, TIME]) for s in series])
-        positive = gaps[gaps > 0]
         fitted["span"] = max(spans) or 1.0
         fitted["within"] = _within(series, len(data.channels)).tolist()
-        fitted["time_unit"] = float(np.median(positive)) if len(positive) else 1.0
+        fitted["time_unit"] = float(np.median([x / len(s) for x, s in zip(spans, series, strict=True)])) or 1.0
     return fitted
 
 

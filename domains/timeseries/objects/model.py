@@ -7,6 +7,7 @@ Shapes: B objects, K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -24,7 +25,7 @@ from shared_backbones.presets import Preset
 from ...task import Batch, Fitted
 from .config import ClassifyOptions
 from .convolutions import FixedBends, FixedConvolutions
-from .stems import build_stem
+from .stems import ObservationStem, StepStem, build_stem
 
 
 class NetOptions(BaseModel):
@@ -81,13 +82,10 @@ class SeriesClassifier(nn.Module):
         self.register_buffer("skip_bias", torch.zeros(classes))
         self.register_buffer("gate", torch.ones(()))
         self.register_buffer("temperature", torch.ones(()))
-        self.stem = build_stem(preset.stem, fitted, statics, preset.backbone.stages[0].dim, preset.stem_options)
-        tokens = self.stem.tokens
-        if preset.causal:
-            from dataclasses import replace
-
-            tokens = replace(tokens, causal_axes=frozenset({0}))
-        self.backbone = build_backbone(preset.backbone, tokens)
+        dim = preset.backbone.stages[0].dim
+        self.stem: StepStem | ObservationStem = build_stem(preset.stem, fitted, statics, dim, preset.stem_options)
+        causal = frozenset({0} if preset.causal else ())
+        self.backbone = build_backbone(preset.backbone, replace(self.stem.tokens, causal_axes=causal))
         self.head = ClassHead(self.backbone.dim, classes, **preset.head)
 
     def _static(self, batch: Batch) -> Float[Tensor, "B S"]:

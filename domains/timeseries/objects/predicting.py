@@ -26,7 +26,7 @@ def predict_source(
 ) -> dict[str, Any]:
     """Object, observations, prediction, confidence, a probability per class and, of a light curve, its period.
 
-    Rule: an object with fewer than ``least`` observations has no class; its row says so under ``note``. Raises BadInput.
+    Rule: an object with fewer than ``least`` observations has no class, and its ``note`` says so. Raises BadInput.
     """
     read, licence, used = read_source(source, options)
     few = few_observations(read, int(fitted["least"]))

@@ -88,7 +88,7 @@ RRLYRAE = Labelled(
         },
         licence="none stated; open scientific use with citation",
         source="Sesar et al. 2010 (VizieR J/ApJ/708/717): 483 RR Lyrae stars of SDSS Stripe 82 in five bands",
-        protocol="subtype (ab, c) by five stratified folds; rows with a magnitude or error near 100 are no observations",
+        protocol="subtype (ab, c) by five stratified folds; rows with a magnitude or error near 100 are masked",
         task="timeseries/classify",
     ),
     {"objects": "periods.csv", "objects_id": "Num", "label": "Type", "curves": "light-curves", "longest_period": 1.2},

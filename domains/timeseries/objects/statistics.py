@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ SHAPE = ("amplitude", "r21", "r31", "phase21_cos", "phase21_sin")
 def feature_names(bands: Sequence[str]) -> tuple[str, ...]:
     """In the order of :func:`light_curve_features`."""
     own = [f"{b}_{name}" for b in bands for name in (*PER_BAND, *SHAPE)]
-    colours = [f"{a}_minus_{b}" for a, b in zip(bands, bands[1:], strict=False)]
+    colours = [f"{a}_minus_{b}" for a, b in itertools.pairwise(bands)]
     return (*GLOBAL, *own, *colours)
 
 
@@ -65,7 +66,7 @@ def light_curve_features(
         row += _order_free(mine) if len(mine) >= 2 else [np.nan] * len(PER_BAND)
         row += _shape(shapes.get(b))
         medians.append(float(np.median(mine[:, VALUE])) if len(mine) else np.nan)
-    return np.array([*row, *(a - b for a, b in zip(medians, medians[1:], strict=False))])
+    return np.array([*row, *(a - b for a, b in itertools.pairwise(medians))])
 
 
 def all_features(

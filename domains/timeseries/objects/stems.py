@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -77,7 +77,7 @@ class ObservationStem(nn.Module):
     features.
     """
 
-    tokens = Tokens(rank=1, provides=frozenset({"positions"}))
+    tokens: ClassVar[Tokens] = Tokens(rank=1, provides=frozenset({"positions"}))
     band_mean: Tensor
     band_std: Tensor
     within: Tensor
@@ -89,8 +89,9 @@ class ObservationStem(nn.Module):
         self.register_buffer("band_mean", torch.tensor(fitted["mean"], dtype=torch.float64))
         self.register_buffer("band_std", torch.tensor(fitted["std"], dtype=torch.float64))
         self.register_buffer("within", torch.tensor(fitted["within"], dtype=torch.float64))
-        longest = max(float(fitted["span"]), 2 * self.unit)
-        self.register_buffer("periods", torch.logspace(math.log10(self.unit), math.log10(longest), PERIODS).double())
+        self.longest = max(float(fitted["span"]), 4 * self.unit)
+        ends = math.log10(2 * self.unit), math.log10(2 * self.longest)
+        self.register_buffer("periods", torch.logspace(*ends, PERIODS, dtype=torch.float64))
         self.embed = nn.Linear(5 + self.bands + 2 * PERIODS + 4 + static, dim)
 
     def forward(self, batch: Batch, static: Float[Tensor, "B S"]) -> tuple[Float[Tensor, "B N C"], Layout]:
@@ -108,7 +109,7 @@ class ObservationStem(nn.Module):
         period = batch["features"][:, 0].double().exp()
         phase = 2 * math.pi * torch.where(period.isfinite()[:, None], time / period.nan_to_num(1.0)[:, None], 0.0)
         parts = [
-            torch.stack([swing, own, torch.log1p(gap / self.unit), torch.log1p(time / self.unit)], 2),
+            torch.stack([swing, own, torch.log1p(gap / self.unit), time / self.longest], 2),
             noise[..., None], hot, turn.sin(), turn.cos(),
             torch.stack([phase.sin(), phase.cos(), (2 * phase).sin(), (2 * phase).cos()], 2),
             static[:, None].expand(-1, time.shape[1], -1),
@@ -118,7 +119,9 @@ class ObservationStem(nn.Module):
         return layout.clean(self.embed(layout.clean(joined))), layout
 
 
-def build_stem(kind: str, fitted: Mapping[str, Any], static: int, dim: int, options: Mapping[str, Any]) -> nn.Module:
+def build_stem(
+    kind: str, fitted: Mapping[str, Any], static: int, dim: int, options: Mapping[str, Any]
+) -> StepStem | ObservationStem:
     """The stem of a preset for these objects. Raises BadRequest where it cannot read them."""
     if kind not in REGULAR:
         raise unknown("stem of timeseries/classify", kind, REGULAR)
