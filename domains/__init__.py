@@ -105,6 +105,12 @@ def _graph_graph() -> type[Any]:
     return Graphs
 
 
+def _medical_segment() -> type[Any]:
+    from .medical.segment import Segment
+
+    return Segment
+
+
 TASKS: dict[str, Callable[[], type[Any]]] = {
     "graph/link": _graph_link,
     "graph/temporal": _graph_temporal,
@@ -117,6 +123,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {
     "graph/node": _graph_node,
     "graph/graph": _graph_graph,
     "audio/classify": _audio_classify,
+    "medical/segment": _medical_segment,
     "medical/classify": _medical_classify,
     "synthetic/recall": _recall,
     "synthetic/listops": _listops,

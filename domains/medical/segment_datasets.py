@@ -50,7 +50,7 @@ ISBI2012 = MaskSet(
         source="Arganda-Carreras et al., Crowdsourcing the creation of image segmentation algorithms for connectomics, "
         "2015: 30 neighbouring slices of one stack, 512 x 512, with their membranes",
         protocol="five contiguous blocks of slices, each the test part once (--set split.fold=0 to 4); Dice of the "
-        "membrane, V-Rand and surface Dice; all slices are of one animal, and the challenge's own test labels are not public",
+        "membrane, V-Rand and surface Dice; all slices are of one animal; the challenge's test labels are secret",
         task="medical/segment",
     ),
     _membrane_cases,

@@ -29,7 +29,7 @@ class Prepared:
 
     image: Float32[Tensor, "C *axes"]
     labels: Int64[Tensor, "*axes"]
-    places: tuple[Int64[np.ndarray, "n"], ...]
+    places: tuple[Int64[np.ndarray, "_"], ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -63,7 +63,7 @@ def prepare(grid: Grid, plan: Plan) -> Prepared:
     return Prepared(image, torch.from_numpy(labels), tuple(places))
 
 
-def _preparer(data: SegmentData, rows: Sequence[Sequence[int]], plan: Plan) -> Callable[[int], Prepared]:
+def _preparer(data: SegmentData, rows: Int64[np.ndarray, "n 3"], plan: Plan) -> Callable[[int], Prepared]:
     largest = max(data.channels * int(np.prod(data.shapes[int(row[0])])) for row in rows)
     held = max(1, HELD_BYTES // (12 * largest))
     return lru_cache(maxsize=held)(lambda i: prepare(data.piece(rows[i]), plan))
@@ -87,7 +87,7 @@ class TrainingPatches:
     def __init__(
         self,
         data: SegmentData,
-        rows: Sequence[Sequence[int]],
+        rows: Int64[np.ndarray, "n 3"],
         plan: Plan,
         *,
         items: int,
@@ -141,7 +141,7 @@ def stacked(patches: Iterable[tuple[Tensor, Tensor]], across: int | None) -> Bat
 class Windows:
     """Items that cover pieces: every voxel counts in one of them."""
 
-    def __init__(self, data: SegmentData, rows: Sequence[Sequence[int]], plan: Plan) -> None:
+    def __init__(self, data: SegmentData, rows: Int64[np.ndarray, "n 3"], plan: Plan) -> None:
         self.prepared, self.plan = _preparer(data, rows, plan), plan
         self.tiles: list[tuple[int, Tile]] = []
         for i, row in enumerate(rows):

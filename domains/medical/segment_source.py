@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, Shaped
+from jaxtyping import Int32, Int64, Shaped
 
 from shared_backbones.errors import BadInput, unknown
 
@@ -77,7 +77,7 @@ class SegmentData:
         """A case whose labels are positions in ``structures``."""
         return self.changed[case] if case in self.changed else self.load(case)
 
-    def piece(self, row: Sequence[int]) -> Grid:
+    def piece(self, row: Int64[np.ndarray, "3"]) -> Grid:
         """The part of a case from ``start`` to ``stop`` along its last axis: a row (case, start, stop) of a split."""
         case, start, stop = (int(v) for v in row)
         grid = self.grid(case)
@@ -86,7 +86,7 @@ class SegmentData:
         labels = None if grid.labels is None else grid.labels[..., start:stop]
         return replace(grid, image=grid.image[..., start:stop], labels=labels, volume=None, turn=None)
 
-    def poisoned(self, rows: Sequence[Sequence[int]]) -> SegmentData:
+    def poisoned(self, rows: Int64[np.ndarray, "n 3"]) -> SegmentData:
         """Absurd voxels and other labels in some pieces."""
         changed = dict(self.changed)
         for row in rows:

@@ -42,7 +42,7 @@ def _whole(data: SegmentData, cases: Any) -> Int64[np.ndarray, "n 3"]:
 
 
 def _cut(order: list[Any], options: SegmentSplitOptions) -> tuple[list[Any], list[Any], list[Any]]:
-    """(train, val, test) of things in order: the fold's own stretch, the stretch after it (around the end), the rest."""
+    """(train, val, test) of things in order: test is the fold's stretch, val the one after it (around the end)."""
     n = len(order)
     low, high = round(options.fold * n / options.folds), round((options.fold + 1) * n / options.folds)
     test, gap = order[low:high], options.gap
@@ -72,18 +72,17 @@ def _by_patient(data: SegmentData, options: SegmentSplitOptions) -> tuple[str, d
 
 
 def _in_blocks(data: SegmentData, options: SegmentSplitOptions) -> tuple[str, dict[str, Any]]:
-    parts = {p: _whole(data, rows) for p, rows in zip(PARTS, _cut(list(range(len(data.cases))), options), strict=True)}
+    cut = zip(PARTS, _cut(list(range(len(data.cases))), options), strict=True)
+    parts: dict[str, Any] = {p: _whole(data, rows) for p, rows in cut}
     return (
-        f"blocks of neighbouring cases, fold {options.fold} of {options.folds}, validation the {len(parts['val'])} after "
-        f"it (around the end), gap {options.gap}"
+        f"blocks of neighbouring cases, fold {options.fold} of {options.folds}, validation the {len(parts['val'])} "
+        f"after it (around the end), gap {options.gap}"
     ), parts
 
 
 def _in_slabs(data: SegmentData, options: SegmentSplitOptions) -> tuple[str, dict[str, Any]]:
     if data.rank != 3:
-        raise BadInput(
-            f"{data.manifest.source}: split.by=slabs cuts volumes, these are flat images: use split.by=blocks"
-        )
+        raise BadInput(f"{data.manifest.source}: split.by=slabs cuts volumes, these are flat: use split.by=blocks")
     parts: dict[str, list[list[int]]] = {p: [] for p in PARTS}
     for i, shape in enumerate(data.shapes):
         for part, voxels in zip(PARTS, _cut(list(range(shape[-1])), options), strict=True):
@@ -144,7 +143,7 @@ def audit_split(data: SegmentData, split: Split) -> list[Audit]:
                 "names_suggest_patients",
                 float(len(hints)),
                 False,
-                f"File names suggest patients ({n} cases begin with {name!r}): give a column patient, or patient_pattern.",
+                f"File names suggest patients ({n} cases begin with {name!r}): give a patient column or pattern.",
             )
         )
     return audits

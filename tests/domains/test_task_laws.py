@@ -35,6 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {  # the laws do not depend on size; the test
     "graph/graph": {"simulated": {"graphs": 60}},
     "hyperspectral/classify": {"simulated": {"rows": 96, "cols": 96, "bands": 40}, "split": {"block": 12}},
     "hyperspectral/unmix": {"simulated": {"rows": 32, "cols": 32, "bands": 30, "endmembers": 3}, "patch_radius": 3},
+    "medical/segment": {"simulated": {"cases": 8, "size": 24}, "patches": 4, "batch": 2},
     "synthetic/recall": {"strings": 40, "length": 24, "pairs": 3, "vocab": 16},
     "synthetic/listops": {"strings": 40, "length": 24},
     "synthetic/patterns": {"strings": 40, "pattern": "causal_cross"},
