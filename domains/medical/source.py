@@ -31,7 +31,7 @@ OWN_SIZE = 64  # up to this side, images that are all of one square size keep it
 def read_any(path: Path, options: ClassifyOptions) -> Picture:
     """One image, DICOM or other. Raises BadInput."""
     if path.suffix.lower() in DICOMS:
-        from .data.dicom import read_picture
+        from .data.dicom_file import read_picture
 
         return read_picture(path, options.window)
     return read_image(path)
