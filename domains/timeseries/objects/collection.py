@@ -35,7 +35,7 @@ class Objects:
     parts: tuple[str, ...]  # of the source's own split; "": none
     static: Float[np.ndarray, "n S"]
     static_names: tuple[str, ...] = ()
-    features: Float[np.ndarray, "n F"] = field(default_factory=lambda: np.zeros((0, 0)))
+    features: Float[np.ndarray, "m F"] = field(default_factory=lambda: np.zeros((0, 0)))
     feature_names: tuple[str, ...] = ()
     longest_period: float | None = None  # that was looked for
 

@@ -78,7 +78,6 @@ def _joined(read: Read, options: ClassifyOptions, folder: Path) -> Read:
         beside = folder / options.objects
         path = str(beside if beside.is_file() else options.objects)
         read = with_table(read, object_table(read_bytes(path), path, options), path)
-    check_static(read, options.static)
     return read
 
 
@@ -117,6 +116,7 @@ def objects_of(
     channels = read.channels if fitted is None else tuple(fitted["channels"])
     if fitted is not None:
         _hold(read, fitted, source)
+    check_static(read, options.static)
     labels, classes = numbered([o.label for o in read.objects], None if fitted is None else fitted["classes"])
     data = Objects(
         Manifest(source, ""), read.regular, channels, tuple(o.name for o in read.objects),
