@@ -21,6 +21,12 @@ def _forecast() -> type[Any]:
     return Forecast
 
 
+def _detect() -> type[Any]:
+    from .timeseries.detect import Detect
+
+    return Detect
+
+
 def _classify_series() -> type[Any]:
     from .timeseries.classify import Classify
 
@@ -118,6 +124,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {
     "graph/signals": _graph_signals,
     "timeseries/forecast": _forecast,
     "timeseries/classify": _classify_series,
+    "timeseries/detect": _detect,
     "hyperspectral/classify": _classify_scene,
     "hyperspectral/unmix": _unmix,
     "graph/node": _graph_node,

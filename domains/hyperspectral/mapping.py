@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,15 @@ from torch import Tensor
 from shared_backbones.errors import BadInput
 
 from ..task import Fitted, Sink
-from ..tiling import Slices, Tile, stream
+from ..tiling import Slices
 from .bands import Bands, difference
 from .config import ClassifyOptions
-from .data import CACHE_MB, CorruptBlock, RasterWriter, Scene, crs_name
+from .data import RasterWriter, Scene, crs_name
 from .model import SceneClassifier
 from .source import find
+from .windows import same_unit, stream_scene
 
-WINDOW_PIXELS = 128 * 128  # of one window: what a model holds for each of them is the larger part of the memory
-WINDOW_VALUES = 4_000_000  # numbers of the scene in one window: 16 MB as float32, of which some copies are alive
 GIVES = 3  # what a window gives per pixel: class position, confidence, entropy
-UNIT_RATIO = 20.0  # brightness that differs by more than this from training is another unit, not another light
 CONFIDENCE_NODATA = -1.0
 CHOSEN_COLOURS = (
     (46, 139, 70), (230, 159, 45), (58, 110, 190), (200, 70, 70), (150, 200, 80), (140, 90, 170),
@@ -54,7 +51,7 @@ def map_scene(
     """
     scene = find(source, options, labelled=False).scene
     model, used, note = _matched(model, fitted, scene, options)
-    _same_unit(fitted, scene, used)
+    same_unit(fitted, scene, used)
     model.eval()
     name = Path(source).stem if source != "simulated" else source
     ids, dtype, nodata = _id_type(fitted["class_ids"])
@@ -95,7 +92,17 @@ def map_scene(
                 classes.write(at[0], at[1], np.where(position < 0, nodata, ids[position])[None].astype(dtype))
                 confidence.write(at[0], at[1], np.where(position < 0, CONFIDENCE_NODATA, sure).astype(np.float32))
 
-            _stream(model, scene, used, write, done, options)
+            device = model.temperature.device
+            stream_scene(
+                scene,
+                used,
+                lambda cube: answer(model, cube.to(device)).cpu(),
+                write,
+                gives=GIVES,
+                halo=model.reach,
+                tile=options.predict_tile,
+                corrupt=done.corrupt,
+            )
     return {
         "rows": scene.shape[0],
         "columns": scene.shape[1],
@@ -109,45 +116,6 @@ def map_scene(
     }
 
 
-def _stream(
-    model: SceneClassifier,
-    scene: Scene,
-    used: list[int],
-    write: Callable[[Slices, Tensor], None],
-    done: Progress,
-    options: ClassifyOptions,
-) -> None:
-    device = model.temperature.device
-    count = len(used)
-
-    def read(at: Slices) -> Tensor:
-        values, seen = scene.read(at[0], at[1])
-        cube = torch.from_numpy(values if count == len(values) else values[used])
-        if seen.all():
-            return cube
-        return cube.masked_fill_(~torch.from_numpy(seen if count == len(seen) else seen[used]), torch.nan)
-
-    def apply(cube: Tensor) -> Tensor:
-        return answer(model, cube.to(device)).cpu()
-
-    def on_error(tile: Tile, error: Exception) -> Tensor:
-        if not isinstance(error, CorruptBlock):
-            raise error
-        rows, cols = tile.core
-        done.corrupt.append(f"rows {rows.start} to {rows.stop}, columns {cols.start} to {cols.stop}: {error}")
-        return torch.full((GIVES, *tile.shape), -1.0)
-
-    stream(
-        read,
-        apply,
-        write,
-        shape=scene.shape,
-        tile=window_size(scene, options.predict_tile),
-        halo=model.reach,
-        on_error=on_error,
-    )
-
-
 @torch.no_grad()
 def answer(model: SceneClassifier, cube: Float[Tensor, "b rows cols"]) -> Float[Tensor, "3 rows cols"]:
     """Class position (-1 where no band was measured), its probability and the entropy (nats). NaN: not measured."""
@@ -158,24 +126,6 @@ def answer(model: SceneClassifier, cube: Float[Tensor, "b rows cols"]) -> Float[
     sure, position = p.max(0)
     out = torch.stack([position.to(p.dtype), sure, -(p * log_p).sum(0)])
     return out.masked_fill(~seen.any(0), -1.0)
-
-
-def window_size(scene: Scene, asked: int) -> tuple[int, int]:
-    """Rows and columns of a window: within the budget of memory, along the way the file is stored."""
-    if asked:
-        return asked, asked
-    side = int(max(256, min(WINDOW_PIXELS, WINDOW_VALUES // len(scene.bands))) ** 0.5)
-    rows, cols = scene.shape
-    block_rows, block_cols = scene.block
-    if block_cols >= cols > side:
-        # strips of whole rows: those of one row of windows should stay in GDAL's cache while it walks along them
-        cached = CACHE_MB * 2**20 // (2 * 4 * len(scene.bands) * cols)
-        high = max(16, min(side, cached))
-        return min(rows, high), min(cols, side * side // high)
-    return (
-        min(rows, max(1, side // block_rows) * block_rows if block_rows <= side else side),
-        min(cols, max(1, side // block_cols) * block_cols if block_cols <= side else side),
-    )
 
 
 def _matched(
@@ -200,31 +150,6 @@ def _matched(
         raise BadInput(f"{scene.where}: none of its bands lies in {low:g} to {high:g} nm, where the model was trained")
     note = f"resampled from {len(fitted['used'])} trained bands to {len(chosen)} of this scene's: {other}"
     return model.on_bands([nm[i] for i in chosen]), chosen, note
-
-
-def _same_unit(fitted: Fitted, scene: Scene, used: list[int]) -> None:
-    """Raise BadInput where values are of quite another size than in training: reflectance and its 10000-fold."""
-    typical = float(np.median(np.abs(fitted["mean"])))
-    brightness = []
-    rows, cols = scene.shape
-    for part in (0.5, 0.25, 0.75):
-        top, left = int(part * max(0, rows - 16)), int(part * max(0, cols - 16))
-        try:
-            values, seen = scene.read(slice(top, min(rows, top + 16)), slice(left, min(cols, left + 16)))
-        except CorruptBlock:
-            continue
-        values, seen = values[used], seen[used]
-        if seen.any():
-            brightness.append(float(np.median(np.abs(values[seen]))))
-    if not brightness or typical == 0:
-        return
-    ratio = max(brightness) / typical
-    if ratio < 1 / UNIT_RATIO or min(brightness) / typical > UNIT_RATIO:
-        raise BadInput(
-            f"{scene.where}: its values are typically {max(brightness):.4g}, in training they were {typical:.4g}: "
-            "is it in another unit (reflectance in 0..1 against reflectance x 10000)? State its scale in the file, or "
-            'in a side-car .json beside it as {"scale": ...}'
-        )
 
 
 def _id_type(class_ids: list[int]) -> tuple[Any, str, int]:

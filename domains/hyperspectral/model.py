@@ -152,10 +152,71 @@ def box_mean(
     return F.avg_pool2d(x, side, stride=1, padding=radius) / share.clamp_min(0.5 / side**2)
 
 
-class SceneClassifier(nn.Module):
-    """Windows of a scene -> logits of every pixel.
+class SceneFeatures(nn.Module):
+    """Windows of a scene -> features of every pixel, by a preset.
 
-    standardise -> moments at fixed wavelengths -> token(s) of each pixel -> local mixing on (rows, columns) -> linear.
+    standardise -> moments at fixed wavelengths -> token(s) of each pixel -> local mixing on (rows, columns).
+    """
+
+    def __init__(
+        self, nm: Sequence[float], mean: Sequence[float], std: Sequence[float], preset: Preset, patch_radius: int
+    ) -> None:
+        super().__init__()
+        if preset.stem not in STEMS:
+            raise unknown(f"stem of preset {preset.name!r} for scenes", preset.stem, STEMS)
+        for option in preset.model:
+            if option not in MODEL_OPTIONS:
+                raise unknown("option of the model", option, MODEL_OPTIONS)
+        spec = preset.backbone
+        stem = SpectrumStem(spec.stages[0].dim, **preset.stem_options)
+        self.tokens = (len(stem.centres), stem.basis)
+        self._stem_options = {"dim": 1, **preset.stem_options}
+        self.moments = Moments(stem, nm, mean, std)
+        spatial = _rows(preset.model.get("spatial", ()))
+        if preset.stem == "pixels":
+            if spatial:
+                raise BadRequest("model.spatial is for presets with the stem 'spectrum'; here the stages are spatial")
+            self.spectral: nn.Module = PixelStem(*self.tokens, spec.stages[0].dim)
+            self.spatial: Backbone | None = _on_lattice(spec)
+        else:
+            backbone = Backbone(spec, SpectrumStem.tokens)
+            self.spectral = SpectralBackbone(stem, backbone)
+            shape = StageSpec(backbone.dim, spatial, spec.stages[-1].placement, spec.stages[-1].norm)
+            self.spatial = _on_lattice(BackboneSpec((shape,), spec.layer_scale)) if spatial else None
+        self.width = spec.stages[-1].dim
+        self.spatial_reach = 0 if self.spatial is None else _reach(self.spatial, patch_radius)
+
+    def features(
+        self, moments: Float[Tensor, "n J M"], real: Bool[Tensor, "n J"], valid: Bool[Tensor, "B rows cols"]
+    ) -> Float[Tensor, "n d"]:
+        """Features of the valid pixels (n of them, in row-major order), mixed with their neighbours'."""
+        features, flat = self.spectral(moments, real), valid.flatten()
+        if self.spatial is None:
+            return features
+        b, rows, cols = valid.shape
+        lattice = features.new_zeros(len(flat), features.shape[1])
+        lattice[flat] = features
+        mask = None if bool(flat.all()) else flat.reshape(b, -1)
+        mixed, _ = self.spatial(lattice.reshape(b, rows * cols, -1), Layout((rows, cols), mask=mask))
+        return mixed.flatten(0, 1)[flat]
+
+    def _place_on(self, nm: Sequence[float]) -> None:
+        """Other wavelengths (nm): statistics interpolated, the stem's map made anew."""
+        own = self.moments
+        at = own.nm.cpu().double().numpy()
+        order = np.argsort(at)
+
+        def at_nm(values: Tensor) -> list[float]:
+            found = np.interp(nm, at[order], values.cpu().double().numpy()[order])
+            return [float(v) for v in found]
+
+        stem = SpectrumStem(**self._stem_options)
+        self.moments = Moments(stem, nm, at_nm(own.mean), at_nm(own.std)).to(own.nm.device)
+
+
+class SceneClassifier(SceneFeatures):
+    """Windows of a scene -> logits of every pixel: features, then a linear map.
+
     A second, linear path from the moments to the logits keeps the model from falling below a linear classifier.
     ``temperature`` divides the logits; it is 1 until it is fitted.
     """
@@ -172,43 +233,22 @@ class SceneClassifier(nn.Module):
         preset: Preset,
         patch_radius: int,
     ) -> None:
-        super().__init__()
-        if preset.stem not in STEMS:
-            raise unknown(f"stem of preset {preset.name!r} for hyperspectral/classify", preset.stem, STEMS)
-        for option in preset.model:
-            if option not in MODEL_OPTIONS:
-                raise unknown("option of the model", option, MODEL_OPTIONS)
-        spec, classes = preset.backbone, len(class_weight)
-        stem = SpectrumStem(spec.stages[0].dim, **preset.stem_options)
-        tokens = (len(stem.centres), stem.basis)
-        self._stem_options = {"dim": 1, **preset.stem_options}
-        self.moments = Moments(stem, nm, mean, std)
-        spatial = _rows(preset.model.get("spatial", ()))
-        if preset.stem == "pixels":
-            if spatial:
-                raise BadRequest("model.spatial is for presets with the stem 'spectrum'; here the stages are spatial")
-            self.spectral: nn.Module = PixelStem(*tokens, spec.stages[0].dim)
-            self.spatial: Backbone | None = _on_lattice(spec)
-        else:
-            backbone = Backbone(spec, SpectrumStem.tokens)
-            self.spectral = SpectralBackbone(stem, backbone)
-            shape = StageSpec(backbone.dim, spatial, spec.stages[-1].placement, spec.stages[-1].norm)
-            self.spatial = _on_lattice(BackboneSpec((shape,), spec.layer_scale)) if spatial else None
-        width = spec.stages[-1].dim
+        super().__init__(nm, mean, std, preset, patch_radius)
+        classes = len(class_weight)
         self.dropout = nn.Dropout(float(preset.model.get("dropout", 0.0)))
-        self.head = nn.Linear(width, classes)
-        self.skip = LinearSkip(tokens[0] * tokens[1], classes) if preset.model.get("skip", True) else None
+        self.head = nn.Linear(self.width, classes)
+        features = self.tokens[0] * self.tokens[1]
+        self.skip = LinearSkip(features, classes) if preset.model.get("skip", True) else None
         if self.skip is not None:
             nn.init.zeros_(self.head.weight)  # at first the linear path speaks alone
             nn.init.zeros_(self.head.bias)
         self.register_buffer("temperature", torch.ones(()))
         self.register_buffer("class_weight", torch.tensor(class_weight, dtype=torch.float32))
-        self._spatial_reach = 0 if self.spatial is None else _reach(self.spatial, patch_radius)
 
     @property
     def reach(self) -> int:
         """How far (pixels) the answer for a pixel depends on others."""
-        return max(self._spatial_reach, 0 if self.skip is None else int(self.skip.radius))
+        return max(self.spatial_reach, 0 if self.skip is None else int(self.skip.radius))
 
     def linear_features(self, cube: Tensor, seen: Tensor) -> Float[Tensor, "B M rows cols"]:
         """What the linear path reads of every pixel, before any averaging; 0 where nothing was measured."""
@@ -221,38 +261,24 @@ class SceneClassifier(nn.Module):
     ) -> Float[Tensor, "B K rows cols"]:
         """Calibrated logits. What stands where ``seen`` is False has no effect; a pixel without any band gives 0s."""
         b, _, rows, cols = cube.shape
-        valid = seen.any(1).flatten()  # (B rows cols)
-        x = cube.movedim(1, -1).flatten(0, 2)[valid]
-        moments, real = self.moments(x, seen.movedim(1, -1).flatten(0, 2)[valid])
-        features = self.spectral(moments, real)
-        if self.spatial is not None:
-            lattice = features.new_zeros(len(valid), features.shape[1])
-            lattice[valid] = features
-            mask = None if bool(valid.all()) else valid.reshape(b, -1)
-            mixed, _ = self.spatial(lattice.reshape(b, rows * cols, -1), Layout((rows, cols), mask=mask))
-            features = mixed.flatten(0, 1)[valid]
-        out = features.new_zeros(len(valid), len(self.class_weight))
-        out[valid] = self.head(self.dropout(features))
+        valid = seen.any(1)
+        flat = valid.flatten()  # (B rows cols)
+        x = cube.movedim(1, -1).flatten(0, 2)[flat]
+        moments, real = self.moments(x, seen.movedim(1, -1).flatten(0, 2)[flat])
+        features = self.features(moments, real, valid)
+        out = features.new_zeros(len(flat), len(self.class_weight))
+        out[flat] = self.head(self.dropout(features))
         logits = out.reshape(b, rows, cols, -1).movedim(-1, 1)
         if self.skip is not None:
-            linear = features.new_zeros(len(valid), len(self.class_weight))
-            linear[valid] = self.skip.weigh(_real_only(moments, real))
-            logits = logits + self.skip.average(linear.reshape(b, rows, cols, -1).movedim(-1, 1), seen.any(1))
+            linear = features.new_zeros(len(flat), len(self.class_weight))
+            linear[flat] = self.skip.weigh(_real_only(moments, real))
+            logits = logits + self.skip.average(linear.reshape(b, rows, cols, -1).movedim(-1, 1), valid)
         return logits / self.temperature
 
     def on_bands(self, nm: Sequence[float]) -> SceneClassifier:
         """The same model for scenes on other wavelengths (nm): statistics interpolated, the stem's map made anew."""
         other = copy.deepcopy(self)
-        own = self.moments
-        at = own.nm.cpu().double().numpy()
-        order = np.argsort(at)
-
-        def at_nm(values: Tensor) -> list[float]:
-            found = np.interp(nm, at[order], values.cpu().double().numpy()[order])
-            return [float(v) for v in found]
-
-        stem = SpectrumStem(**self._stem_options)
-        other.moments = Moments(stem, nm, at_nm(own.mean), at_nm(own.std)).to(own.nm.device)
+        other._place_on(nm)
         return other
 
 

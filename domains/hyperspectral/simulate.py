@@ -38,7 +38,7 @@ def _dip(nm: Curve, centre: float, width: float, depth: float) -> Curve:
     return 1.0 - depth * np.exp(-0.5 * ((nm - centre) / width) ** 2)
 
 
-def _leaf(nm: Curve, chlorophyll: float, water: float, structure: float, red_edge: float) -> Curve:
+def leaf(nm: Curve, chlorophyll: float, water: float, structure: float, red_edge: float) -> Curve:
     visible = 0.04 + 0.07 * (1.2 - chlorophyll) * np.exp(-0.5 * ((nm - 552) / 32) ** 2) + 0.02 * (1 - chlorophyll)
     plateau = structure / (1 + np.exp(-(nm - red_edge) / 14))
     swir = 1.0 - (0.35 + 0.25 * water) / (1 + np.exp(-(nm - 1380) / 60))
@@ -54,7 +54,7 @@ def _leaf(nm: Curve, chlorophyll: float, water: float, structure: float, red_edg
     return curve
 
 
-def _soil(nm: Curve, brightness: float, clay: float, iron: float, moisture: float) -> Curve:
+def soil(nm: Curve, brightness: float, clay: float, iron: float, moisture: float) -> Curve:
     curve = brightness * (0.25 + 0.75 * (1 - np.exp(-(nm - 350) / 620)))
     for centre, width, depth in ((480, 60, 0.35 * iron), (900, 90, 0.18 * iron), (2205, 28, 0.30 * clay)):
         curve = curve * _dip(nm, centre, width, depth)
@@ -63,7 +63,7 @@ def _soil(nm: Curve, brightness: float, clay: float, iron: float, moisture: floa
     return curve * (1 - 0.45 * moisture)
 
 
-def _straw(nm: Curve) -> Curve:
+def straw(nm: Curve) -> Curve:
     curve = 0.42 * (1 - np.exp(-(nm - 380) / 330))
     for centre, width, depth in (
         (1730, 40, 0.08),
@@ -76,11 +76,11 @@ def _straw(nm: Curve) -> Curve:
     return curve
 
 
-def _water(nm: Curve) -> Curve:
+def water(nm: Curve) -> Curve:
     return 0.055 * np.exp(-np.clip(nm - 480, 0, None) / 130) + 0.004
 
 
-def _asphalt(nm: Curve) -> Curve:
+def asphalt(nm: Curve) -> Curve:
     return 0.09 + 0.05 * (nm - 400) / 2100
 
 
@@ -96,12 +96,12 @@ class Material:
 
 # ids are not contiguous, on purpose: those of real maps are not
 MATERIALS: tuple[Material, ...] = (
-    Material(1, "maize", lambda nm, v: _leaf(nm, 0.75 + 0.1 * v[0], 0.75 + 0.2 * v[1], 0.42 + 0.06 * v[2], 716), 0.22),
-    Material(2, "wheat", lambda nm, v: _leaf(nm, 0.62 + 0.1 * v[0], 0.60 + 0.2 * v[1], 0.38 + 0.06 * v[2], 711), 0.20),
-    Material(4, "forest", lambda nm, v: _leaf(nm, 0.85 + 0.1 * v[0], 0.95 + 0.2 * v[1], 0.30 + 0.05 * v[2], 719), 0.18),
-    Material(7, "bare soil", lambda nm, v: _soil(nm, 0.30 + 0.1 * v[0], 0.3 + 0.3 * v[1], 0.5, 0.3 * v[2]), 0.16),
-    Material(10, "stubble", lambda nm, v: (0.5 + 0.2 * v[0]) * _straw(nm) + 0.4 * _soil(nm, 0.3, 0.3, 0.4, 0.2), 0.12),
-    Material(12, "water", lambda nm, v: _water(nm) * (0.7 + 0.8 * v[0]), 0.12),
+    Material(1, "maize", lambda nm, v: leaf(nm, 0.75 + 0.1 * v[0], 0.75 + 0.2 * v[1], 0.42 + 0.06 * v[2], 716), 0.22),
+    Material(2, "wheat", lambda nm, v: leaf(nm, 0.62 + 0.1 * v[0], 0.60 + 0.2 * v[1], 0.38 + 0.06 * v[2], 711), 0.20),
+    Material(4, "forest", lambda nm, v: leaf(nm, 0.85 + 0.1 * v[0], 0.95 + 0.2 * v[1], 0.30 + 0.05 * v[2], 719), 0.18),
+    Material(7, "bare soil", lambda nm, v: soil(nm, 0.30 + 0.1 * v[0], 0.3 + 0.3 * v[1], 0.5, 0.3 * v[2]), 0.16),
+    Material(10, "stubble", lambda nm, v: (0.5 + 0.2 * v[0]) * straw(nm) + 0.4 * soil(nm, 0.3, 0.3, 0.4, 0.2), 0.12),
+    Material(12, "water", lambda nm, v: water(nm) * (0.7 + 0.8 * v[0]), 0.12),
 )
 CLASS_NAMES: Mapping[int, str] = {m.id: m.name for m in MATERIALS}
 
@@ -132,7 +132,7 @@ def sensor(count: int, first_nm: float = 420.0, last_nm: float = 2450.0) -> Band
     )
 
 
-def _smooth(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> Float[np.ndarray, "rows cols"]:
+def smooth_field(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> Float[np.ndarray, "rows cols"]:
     """A smooth random field of mean 0 and deviation 1."""
     field = gaussian_filter(rng.standard_normal(shape), sigma, mode="wrap")
     return (field - field.mean()) / max(field.std(), 1e-9)
@@ -145,7 +145,7 @@ def _regions(
     count = max(3 * len(MATERIALS), round(shape[0] * shape[1] / pixels_per_field))
     seeds = rng.uniform((0, 0), shape, (count, 2))
     rows, cols = np.mgrid[: shape[0], : shape[1]]
-    wiggle = [2.0 * _smooth(rng, shape, 6.0) for _ in range(2)]
+    wiggle = [2.0 * smooth_field(rng, shape, 6.0) for _ in range(2)]
     points = np.stack([rows + wiggle[0], cols + wiggle[1]], -1)
     nearest = cKDTree(seeds).query(points.reshape(-1, 2))[1]
     shares = np.array([m.share for m in MATERIALS])
@@ -180,15 +180,15 @@ def simulate(
     fields, material = _regions(rng, shape, pixels_per_field)
     traits = rng.uniform(0, 1, (len(material), 4))
     spectra = np.stack([MATERIALS[m].curve(nm, v) for m, v in zip(material, traits, strict=True)])  # (fields, bands)
-    brightness = 1 + 0.06 * _smooth(rng, shape, 3.0)
-    light = np.clip(1 + 0.12 * _smooth(rng, shape, 20.0), 0.5, 1.5)
+    brightness = 1 + 0.06 * smooth_field(rng, shape, 3.0)
+    light = np.clip(1 + 0.12 * smooth_field(rng, shape, 20.0), 0.5, 1.5)
     cube = (spectra[fields] * (brightness * light)[..., None]).astype(np.float32).transpose(2, 0, 1)
     cube = gaussian_filter(cube, (0, 0.7, 0.7), mode="nearest")  # the point spread mixes neighbours
     stored = np.clip(np.round(_noise(rng, nm, cube, noise) * REFLECTANCE), -100, 12_000).astype(np.int16)
     stored[:, :, -3:] = NODATA  # beyond the edge of the swath
     ids = np.array([MATERIALS[m].id for m in material], dtype=np.int32)[fields]
     inner = _inside(fields) & (stored[0] != NODATA)
-    scene = ArrayScene("simulated", stored, description, UTM32, _grid(rotation), float(NODATA))
+    scene = ArrayScene("simulated", stored, description, UTM32, grid(rotation), float(NODATA))
     return Simulated(scene, np.where(inner, ids, -1).astype(np.int32), np.where(inner, fields, -1).astype(np.int32))
 
 
@@ -199,7 +199,7 @@ def _inside(fields: Int32[np.ndarray, "rows cols"]) -> Any:
     return np.logical_and.reduce([fields == s for s in shifted])
 
 
-def _grid(rotation: float, pixel: float = 30.0) -> tuple[float, ...]:
+def grid(rotation: float, pixel: float = 30.0) -> tuple[float, ...]:
     c, s = np.cos(np.radians(rotation)), np.sin(np.radians(rotation))
     return (float(pixel * c), float(pixel * s), 500_000.0, float(pixel * s), float(-pixel * c), 5_400_000.0)
 
@@ -211,7 +211,7 @@ class _Frame:
     shape: tuple[int, int]
     bands: Bands
     crs: str | None = UTM32
-    transform: tuple[float, ...] | None = _grid(0.0)
+    transform: tuple[float, ...] | None = grid(0.0)
     nodata: float | None = float(NODATA)
 
 

@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {  # the laws do not depend on size; the test
         "corrupted": 4,
     },
     "timeseries/forecast": {"lookback": 24, "horizon": 12, "ets_origins": 1},
+    "timeseries/detect": {"simulated": {"series": 4, "steps": 700}, "lookback": 16, "forest_trees": 10},
     "timeseries/classify": {"simulated": {"objects": 45, "visits": 12}, "expansions": 50},
     "graph/node": {"simulated": {"nodes": 160, "words": 60}, "baseline_epochs": 4},
     "graph/graph": {"simulated": {"graphs": 60}},

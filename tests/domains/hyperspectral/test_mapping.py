@@ -16,8 +16,9 @@ import rasterio
 import torch
 
 from domains.hyperspectral.data import ArrayScene, copy_cube
-from domains.hyperspectral.mapping import _id_type, answer, palette, window_size
+from domains.hyperspectral.mapping import _id_type, answer, palette
 from domains.hyperspectral.simulate import simulate
+from domains.hyperspectral.windows import window_size
 from shared_backbones.errors import BadInput
 
 from .conftest import SIMULATED, Folder, Ready, ready, scene_of

@@ -1,0 +1,1 @@
+"""Unmixing: of which materials a pixel is made, and how much of each."""
