@@ -8,6 +8,7 @@ from typing import Any
 
 from domains.public import PublicData, PublicFile
 
+from .anomalies.public import WATCHED, Watched
 from .objects.public import LABELLED, Labelled
 
 
@@ -63,4 +64,4 @@ EXCHANGE_RATE = Entry(
 )
 
 SERIES: dict[str, Entry] = {entry.data.name: entry for entry in (ETT_H1, EXCHANGE_RATE)}
-DATASETS: dict[str, Entry | Labelled] = {**SERIES, **LABELLED}
+DATASETS: dict[str, Entry | Labelled | Watched] = {**SERIES, **LABELLED, **WATCHED}
