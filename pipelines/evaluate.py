@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,9 @@ import torch
 
 from domains.task import Audit, Evidence, MetricFact, Split
 from shared_backbones.errors import BadInput
-from shared_backbones.flops import flops_of
 
 from .bootstrap import Resampled, paired, resample
+from .cost import cost_of, peak_memory_mb
 from .runs import Trained, load_run
 from .store import finite
 from .trainer.plan import seed_all
@@ -79,48 +76,6 @@ def compare_with_best(
         return None
     best = min(rivals, key=lambda b: distance(found[b].value[name], fact))
     return {"metric": name, "baseline": best, "difference": paired(found["model"], found[best], name, LEVEL)}
-
-
-def peak_memory_mb() -> float:
-    """The most memory this process has held, on the accelerator where one was used, else in RAM. In 10^6 bytes."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
-        return torch.cuda.max_memory_allocated() / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024  # kB on Linux, bytes on macOS
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-@torch.no_grad()
-def cost_of(trained: Trained, data: Any, split: Split, *, seconds: float = 0.5) -> dict[str, Any]:
-    """Parameters, multiply-adds of one example, and examples per second in batches as in training.
-
-    Speed is measured over about ``seconds`` on the test part after one batch to warm up; the time to gather a batch
-    is not in it.
-    """
-    task, model = trained.task, trained.model
-    items = task.items(data, split, trained.fitted, "test")
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    size = min(trained.config.train.batch_size, len(items))
-
-    def batch(n: int) -> dict[str, torch.Tensor]:
-        return {name: value.to(device) for name, value in items.batch(list(range(n))).items()}
-
-    one, many = batch(1), batch(size)
-    macs = flops_of(lambda: task.loss(model, one)) // 2
-    task.loss(model, many)
-    done, start = 0, time.perf_counter()
-    while True:
-        loss, _ = task.loss(model, many)
-        loss.item()  # waits for the device
-        done += size
-        passed = time.perf_counter() - start
-        if passed >= seconds:
-            break
-    return {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "macs": macs,
-        "items_per_second": done / passed,
-    }
 
 
 def score(

@@ -1,7 +1,8 @@
 """Champion against challenger: both scored on the same cases, and a reasoned decision. The registry is not touched.
 
 The challenger is promoted when its headline metric is better by at least a margin, beyond what resampling the test
-units explains, and no guard objects: another metric that became worse beyond chance, or a model grown too slow.
+units explains, and no guard objects: another metric (calibration among them) or the worst served units became worse
+beyond chance, or the model grew too slow or too large.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from domains.task import Evidence, MetricFact, Split
 from shared_backbones.errors import BadRequest, CambiumError, unknown
 
 from .bootstrap import Resampled, percentile, resample
-from .evaluate import cost_of, evidences, headline
+from .cost import cost_of
+from .evaluate import evidences, headline
 from .runs import Trained, load_run
 from .store import finite
+from .tail import tail_gain
 from .wording import short
 
 
@@ -32,7 +35,9 @@ class Terms(BaseModel):
     margin: float = Field(default=0.0, ge=0)  # of the headline metric, in its own unit
     level: float = Field(default=0.95, gt=0.5, lt=1)
     guards: tuple[str, ...] | None = None  # metrics that must not become worse; None: all that have a direction
+    worst: float = Field(default=0.1, ge=0, le=1)  # share of units that is watched by itself: the worst served; 0: none
     slower: float = Field(default=3.0, gt=0)  # how many times the champion's seconds per item are still allowed
+    heavier: float = Field(default=3.0, gt=0)  # how many times the champion's bytes of weights and of a batch
     draws: int = Field(default=1000, ge=100)
 
 
@@ -91,6 +96,13 @@ def decide(task: Any, champion: Evidence, challenger: Evidence, terms: Terms, se
         for other in _guarded(task, terms)
         if other in before.value and other in after.value
     }
+    tail = (
+        tail_gain(task, champion, challenger, name, share=terms.worst, level=terms.level, draws=terms.draws, seed=seed)
+        if terms.worst and terms.guards != ()
+        else None
+    )
+    if tail is not None:
+        guards[f"{name} of the worst {100 * terms.worst:g} %"] = dict(tail)
     facts = {
         "metric": name,
         "champion": before.value[name],
@@ -113,14 +125,19 @@ def decide(task: Any, champion: Evidence, challenger: Evidence, terms: Terms, se
     return Judgement(True, f"{name} is better by {span} over {len(champion.units)} units, and no guard objects", facts)
 
 
-def _speed(champion: Trained, challenger: Trained, data: Any, split: Split) -> dict[str, float]:
-    """Items per second of both, one after the other in this process, in batches of the same size."""
+def _costs(champion: Trained, challenger: Trained, data: Any, split: Split) -> dict[str, float]:
+    """Items per second and bytes of both, one after the other in this process, in batches of the same size."""
     size = champion.config.train.batch_size
     config = challenger.config.model_copy(
         update={"train": challenger.config.train.model_copy(update={"batch_size": size})}
     )
-    each = [cost_of(t, data, split)["items_per_second"] for t in (champion, replace(challenger, config=config))]
-    return {"champion_items_per_second": each[0], "challenger_items_per_second": each[1]}
+    found = {}
+    for who, trained in (("champion", champion), ("challenger", replace(challenger, config=config))):
+        cost = cost_of(trained, data, split)
+        weights = sum(t.nbytes for t in trained.model.state_dict().values())
+        found[f"{who}_items_per_second"] = cost["items_per_second"]
+        found[f"{who}_memory_mb"] = cost["batch_memory_mb"] + weights / 1e6
+    return found
 
 
 def judge(champion: Path, challenger: Path, source: str | None = None, terms: Terms | None = None) -> Judgement:
@@ -145,10 +162,16 @@ def judge(champion: Path, challenger: Path, source: str | None = None, terms: Te
         return _kept(f"the champion cannot be scored on this data ({error}): decide by hand", {})
     second = evidences(new, data, split, baselines=False, seed=seed)["model"]
     found = decide(new.task, first, second, terms, seed)
-    speed = _speed(old, new, data, split)
+    cost = _costs(old, new, data, split)
     same = old.meta.get("data_sha256") == data.manifest.sha256
-    facts = finite({**found.facts, **speed, "data": data.manifest.sha256, "split": split.digest, "same_data": same})
-    ratio = speed["champion_items_per_second"] / speed["challenger_items_per_second"]
-    if found.promote and ratio > terms.slower:
-        return _kept(f"{found.reason}, but it takes {ratio:.1f} times as long, more than {terms.slower:g} times", facts)
+    facts = finite({**found.facts, **cost, "data": data.manifest.sha256, "split": split.digest, "same_data": same})
+    slower = cost["champion_items_per_second"] / cost["challenger_items_per_second"]
+    heavier = cost["challenger_memory_mb"] / cost["champion_memory_mb"]
+    if found.promote and slower > terms.slower:
+        return _kept(
+            f"{found.reason}, but it takes {slower:.1f} times as long, more than {terms.slower:g} times", facts
+        )
+    if found.promote and heavier > terms.heavier:
+        said = f"{found.reason}, but it takes {heavier:.1f} times the memory, more than {terms.heavier:g} times"
+        return _kept(said, facts)
     return Judgement(found.promote, found.reason, facts)

@@ -186,6 +186,12 @@ def _cost(run: Run) -> list[dict[str, str]]:
         ("macs", "Operations for one example", lambda v: f"{short(float(v))} multiply-adds", ""),
         ("train_seconds", "Training time", duration, ""),
         ("items_per_second", "Speed when predicting", lambda v: f"{short(float(v), 3)} examples per second", ""),
+        (
+            "batch_memory_mb",
+            "Memory of a batch",
+            lambda v: f"{short(float(v), 3)} MB",
+            "when predicting, without weights",
+        ),
         ("peak_memory_mb", "Peak memory", lambda v: f"{short(float(v), 4)} MB", ""),
     ]
     rows = [{"name": t, "value": f(cost.pop(k)), "note": n} for k, t, f, n in known if cost.get(k) is not None]

@@ -21,10 +21,14 @@ Guards = Annotated[
     str | None, typer.Option("--guards", metavar="a,b", help="Metrics that must not become worse; default: all.")
 ]
 Slower = Annotated[float, typer.Option("--slower", help="How many times the seconds per item are still allowed.")]
+Heavier = Annotated[float, typer.Option("--heavier", help="How many times the memory is still allowed.")]
+Worst = Annotated[
+    float, typer.Option("--worst", help="Share of the units, the worst served, that must not lose; 0: none.")
+]
 Draws = Annotated[int, typer.Option("--draws", help="Resamples of the test units.")]
 
 
-def terms_of(margin: float, guards: str | None, slower: float, draws: int) -> Any:
+def terms_of(guards: str | None, **given: float) -> Any:
     """The terms of a promotion from the options of a command; raises BadRequest for a value out of range."""
     from pydantic import ValidationError
 
@@ -34,7 +38,7 @@ def terms_of(margin: float, guards: str | None, slower: float, draws: int) -> An
 
     names = None if guards is None else tuple(n.strip() for n in guards.split(",") if n.strip())
     try:
-        return Terms(margin=margin, guards=names, slower=slower, draws=draws)
+        return Terms(guards=names, **given)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadRequest(f"--{first['loc'][0]}: {first['msg']}, got {first['input']!r}") from None
@@ -120,6 +124,8 @@ def challenge(
     margin: Margin = 0.0,
     guards: Guards = None,
     slower: Slower = 3.0,
+    heavier: Heavier = 3.0,
+    worst: Worst = 0.1,
     draws: Draws = 1000,
     root: Root = Path("runs"),
     as_json: AsJson = False,
@@ -130,7 +136,8 @@ def challenge(
 
     challenger = resolve(model, root).resolve()
     champion = resolve(f"{challenger.parent.name}@champion", root).resolve()
-    result = settle(champion, challenger, root, data, terms_of(margin, guards, slower, draws))
+    terms = terms_of(guards, margin=margin, slower=slower, heavier=heavier, worst=worst, draws=draws)
+    result = settle(champion, challenger, root, data, terms)
     return Answer(result, lambda console: judged(console, result))
 
 

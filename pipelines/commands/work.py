@@ -16,7 +16,7 @@ from shared_backbones.errors import BadRequest
 
 from ..console import FAILED, Answer, AsJson, Root
 from . import show
-from .models import Draws, Guards, Margin, Slower, judged, terms_of
+from .models import Draws, Guards, Heavier, Margin, Slower, Worst, judged, terms_of
 
 TaskName = Annotated[str, typer.Argument(metavar="DOMAIN/TASK", help="Such as timeseries/forecast.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or id, or MODEL@champion.")]
@@ -90,6 +90,8 @@ def retrain(
     margin: Margin = 0.0,
     guards: Guards = None,
     slower: Slower = 3.0,
+    heavier: Heavier = 3.0,
+    worst: Worst = 0.1,
     draws: Draws = 1000,
     accept: Annotated[bool, typer.Option("--accept-data", help="Another schema or range is meant.")] = False,
     out: Out = RUNS,
@@ -100,7 +102,7 @@ def retrain(
     from ..retrain import retrain as run_retraining
 
     request = resolve(task, data=data, preset=preset, file=config, sets=sets or (), seed=seed)
-    terms = terms_of(margin, guards, slower, draws)
+    terms = terms_of(guards, margin=margin, slower=slower, heavier=heavier, worst=worst, draws=draws)
     result = run_retraining(request, out, source=judge_on, terms=terms, accept_data=accept, quiet=as_json)
 
     def text(console: Console) -> None:

@@ -17,7 +17,8 @@ from domains.task import Evidence, MetricFact
 from pipelines import bootstrap
 from pipelines.bootstrap import additive, paired, per_unit, percentile, resample, unit_weights
 from pipelines.config import build_preset, build_task, resolve
-from pipelines.evaluate import cost_of, distance, evaluate, evidences, score
+from pipelines.cost import cost_of
+from pipelines.evaluate import distance, evaluate, evidences, score
 from pipelines.ingest import check
 from pipelines.runs import Trained, load_run, save_model
 from shared_backbones.errors import BadInput
@@ -202,6 +203,7 @@ def test_cost_is_counted(trained: Trained) -> None:
     # embed 4x1x8; qkv 4x8x24, out 4x8x8, attention 2x4x4x8; mlp 2x4x8x16; head 4x8; skip 4
     assert cost["macs"] == 32 + 768 + 256 + 256 + 1024 + 32 + 4
     assert cost["items_per_second"] > 0
+    assert 0 < cost["batch_memory_mb"] < 10
 
 
 def test_a_run_is_scored_again_on_its_own_and_on_other_data(trained: Trained) -> None:

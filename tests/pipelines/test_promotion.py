@@ -17,6 +17,7 @@ from pipelines.evaluate import evaluate
 from pipelines.promotion import Terms, decide, judge
 from pipelines.registry import history, promote, record, rollback
 from pipelines.registry import resolve as held_by
+from pipelines.tail import tail_gain
 from shared_backbones.errors import BadInput, BadRequest
 
 from .made import make_run, rows_task  # noqa: F401 - a fixture
@@ -198,3 +199,29 @@ def test_history_survives_a_lost_database(root: Path) -> None:  # noqa: F811
     assert held_by("toy-rows@champion", root) == first
     assert json.loads((root / registry.HISTORY).read_text().splitlines()[-1])["why"].endswith(second.name)
     shutil.rmtree(second)
+
+
+def in_tail(scale: float, tail: float, n: int = 2000) -> Evidence:
+    """Errors scaled, but for the last tenth of the units, which are scaled otherwise."""
+    noise = np.random.default_rng(0).normal(size=n)
+    return TASK._evidence(noise * np.where(np.arange(n) < 0.9 * n, scale, tail))
+
+
+@pytest.mark.parametrize(
+    ("challenger", "worst", "promoted"), [(in_tail(0.2, 2.5), 0.1, False), (in_tail(0.2, 2.5), 0.0, True)]
+)
+def test_a_better_mean_bought_from_the_worst_served(challenger: Evidence, worst: float, promoted: bool) -> None:
+    found = decide(TASK, in_tail(1.0, 1.3), challenger, Terms(worst=worst, guards=("bias",)))
+    assert found.promote == promoted, found.reason
+    assert ("of the worst 10 %" in found.reason) != promoted
+
+
+def test_the_tail_is_the_mean_of_the_worst_units() -> None:
+    old, new = errors(1.0), errors(0.8)
+    found = tail_gain(TASK, old, new, "mse", share=0.1, level=0.95, draws=200, seed=0)
+    each = [np.array([e.columns["se"][e.unit == u].mean() for u in e.units]) for e in (old, new)]
+    expected = [np.sort(errors)[-10:].mean() for errors in each]
+    assert found is not None
+    assert found["value"] == pytest.approx(expected[0] - expected[1])
+    assert found["low"] < found["value"] < found["high"]
+    assert tail_gain(TASK, errors(1.0, n=40), errors(0.8, n=40), "mse", share=0.1, level=0.95, draws=10, seed=0) is None
