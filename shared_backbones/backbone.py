@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from .block import Block
 from .channel import build_channel
 from .errors import BadRequest
+from .expanding import AttentionExpand, build_expand
 from .layout import Layout
-from .merging import Expand, build_merge
+from .merging import build_merge
 from .mixers import build_mixer
 from .mixers.base import at_least
 from .norms import ACROSS_TOKENS, NORMS, normalise
@@ -41,7 +42,8 @@ class StageSpec:
     """Blocks of one width.
 
     stride: how many tokens per axis the stage's entry merges into one (of a decoder: becomes of one); merge: how, a
-    name of ``MERGES`` with its options; repeat: how many times the blocks run in turn, with the same weights.
+    name of ``MERGES`` (of a decoder: of ``EXPANDS``) with its options; repeat: how many times the blocks run in turn,
+    with the same weights.
     """
 
     dim: int
@@ -185,7 +187,9 @@ class UNet(nn.Module):
         self.expands, self.joins, self.stages = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         width = self.encoder.dim
         for up, skip in zip(ups, downs[1:], strict=False):
-            self.expands.append(Expand(width, up.dim, up.stride, tokens.rank))
+            self.expands.append(
+                build_expand(up.merge, width, up.dim, up.stride, tokens.rank, skip.dim, **up.merge_options)
+            )
             self.joins.append(nn.Linear(up.dim + skip.dim, up.dim))
             self.stages.append(Columnar(up, tokens, spec.layer_scale, [spec.drop_path] * len(up.layers)))
             width = up.dim
@@ -196,7 +200,8 @@ class UNet(nn.Module):
         *skips, (y, at) = self.encoder.features(x, layout)
         found = []
         for expand, join, stage, (skip, finer) in zip(self.expands, self.joins, self.stages, skips[::-1], strict=False):
-            y = stage(join(torch.cat([expand(y, at, finer), finer.clean(skip)], -1)), finer)
+            up = expand(y, at, finer, skip) if isinstance(expand, AttentionExpand) else expand(y, at, finer)
+            y = stage(join(torch.cat([up, finer.clean(skip)], -1)), finer)
             at = finer
             found.append((y, at))
         found[-1] = (normalise(self.norm, y, at), at)

@@ -61,7 +61,6 @@ class Segment:
         s = data.structures
         found = fingerprint([data.piece(row) for row in split.parts["train"]], len(s.values))
         plan = make_plan(found, self.config)
-        announce(plan)
         return {
             "plan": plan.to_json(),
             "channels": data.channels,
@@ -84,6 +83,7 @@ class Segment:
         c, plan, rows = self.config, Plan.from_json(fitted["plan"]), split.parts[part]
         if part != "train":
             return Windows(data, rows, plan)
+        announce(plan)
         return TrainingPatches(data, rows, plan, items=c.patches, oversample=c.oversample, augment=c.augment)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:

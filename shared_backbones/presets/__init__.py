@@ -20,7 +20,7 @@ A preset file opens with comment lines (what it is, command, expected score with
         repeat: 1                       # runs of the same blocks
         layers:
           - {mixer: attention, times: 2, heads: 8, channel: mlp, channel_options: {ratio: 4.0}, block: {norm: rms}}
-    decoder: []                         # stages back up, from the coarsest
+    decoder: []                         # stages back up, from the coarsest; merge: patch | interpolate | attention
     head: {pool: mean}                  # options of the class head, of the paper's own network
     published: {input: [224, 224], channels: 3, classes: 1000, parameters: 28.3e6, macs: 4.5e9, source: Table 1}
     model: {}                           # options for the task's own head
