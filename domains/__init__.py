@@ -105,6 +105,12 @@ def _medical_classify() -> type[Any]:
     return Classify
 
 
+def _medical_signal() -> type[Any]:
+    from .medical.signal import Signal
+
+    return Signal
+
+
 def _graph_graph() -> type[Any]:
     from .graph.graphs import Graphs
 
@@ -132,6 +138,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {
     "audio/classify": _audio_classify,
     "medical/segment": _medical_segment,
     "medical/classify": _medical_classify,
+    "medical/signal": _medical_signal,
     "synthetic/recall": _recall,
     "synthetic/listops": _listops,
     "synthetic/patterns": _patterns,

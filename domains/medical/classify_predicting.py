@@ -20,7 +20,7 @@ from .classify_model import ImageClassifier
 from .data.entries import entries_of
 from .data.images import DICOM
 from .data.medmnist import read_archive
-from .datasets import DATASETS
+from .datasets import IMAGE_SETS
 from .simulate import simulated
 from .source import SIMULATED, SUFFIXES, read_any
 
@@ -68,7 +68,7 @@ def _shown(task: Classify, source: str) -> Iterator[Shown]:
             for i, (p, x) in enumerate(zip(archive.parts, archive.images, strict=True))
         )
         return
-    base = DATASETS[source].folder() if source in DATASETS else Path(source)
+    base = IMAGE_SETS[source].folder() if source in IMAGE_SETS else Path(source)
     for entry in entries_of(base, SUFFIXES, task.config.label_columns):
         picture = read_any(entry.path, task.config)
         yield (picture.key[:16] if picture.mode == DICOM else str(entry.path)), picture.pixels

@@ -19,7 +19,7 @@ from .classify_config import ClassifyOptions
 from .data.entries import Entry, entries_of, with_patients
 from .data.images import DICOM, DICOMS, PICTURES, Picture, as_bytes, content_key, luminance, read_image
 from .data.medmnist import archive_labels, read_archive
-from .datasets import DATASETS
+from .datasets import IMAGE_SETS
 from .duplicates import grouped, perceptual_hash
 from .simulate import simulated
 
@@ -43,12 +43,12 @@ def open_cases(source: str, options: ClassifyOptions) -> Cases:
         return _simulated(options)
     if source.lower().endswith(".npz"):
         return _archive(Path(source), options)
-    near = difflib.get_close_matches(source, [*DATASETS, SIMULATED], n=2, cutoff=0.6)
-    if near and source not in DATASETS and not Path(source).exists():
+    near = difflib.get_close_matches(source, [*IMAGE_SETS, SIMULATED], n=2, cutoff=0.6)
+    if near and source not in IMAGE_SETS and not Path(source).exists():
         raise BadInput(f"{source}: no such file; did you mean the data set {' or '.join(map(repr, near))}?")
     base, licence = Path(source), "not stated"
-    if source in DATASETS:
-        base, licence = DATASETS[source].folder(), DATASETS[source].data.licence
+    if source in IMAGE_SETS:
+        base, licence = IMAGE_SETS[source].folder(), IMAGE_SETS[source].data.licence
     entries = with_patients(entries_of(base, SUFFIXES, options.label_columns), options.patient_pattern, base)
     unlabelled = [e for e in entries if not e.labels]
     if unlabelled:
