@@ -45,6 +45,18 @@ def _unmix() -> type[Any]:
     return Unmix
 
 
+def _denoise() -> type[Any]:
+    from .hyperspectral.restoring.task import Denoise
+
+    return Denoise
+
+
+def _superres() -> type[Any]:
+    from .hyperspectral.restoring.task import Superres
+
+    return Superres
+
+
 def _graph_link() -> type[Any]:
     from .graph.link import Link
 
@@ -133,6 +145,8 @@ TASKS: dict[str, Callable[[], type[Any]]] = {
     "timeseries/detect": _detect,
     "hyperspectral/classify": _classify_scene,
     "hyperspectral/unmix": _unmix,
+    "hyperspectral/denoise": _denoise,
+    "hyperspectral/superres": _superres,
     "graph/node": _graph_node,
     "graph/graph": _graph_graph,
     "audio/classify": _audio_classify,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from domains.task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
 
-from .anomalies.baselines import all_baselines, judged
+from .anomalies.baselines import all_baselines
 from .anomalies.config import DetectOptions
+from .anomalies.judging import judged, views_of
 from .anomalies.model import Watcher, choose_gate, errors_of, fit_skip
-from .anomalies.records import Records, poisoned, probation_of
+from .anomalies.records import Record, Records, poisoned, probation_of
 from .anomalies.scores import evidence_of, metrics_of
 from .anomalies.source import SUFFIXES, open_records
 from .anomalies.windows import LookBacks, look_backs
@@ -124,13 +125,17 @@ class Detect:
         if model.options.skip:
             choose_gate(model, self._windows(data, "val"))
         known = [probation_of(r) for r in data.items]
-        _, threshold = judged(errors_of(model, known), known, self.config.smooth, self.config.alarm_rate)
         with torch.no_grad():
-            model.threshold.fill_(threshold)
+            model.threshold.fill_(self._judged(model, known)[1])
 
     def scores(self, model: Watcher, data: Records) -> list[Float[np.ndarray, "T"]]:
         """Of every step of every series."""
-        return judged(errors_of(model, data.items), data.items, self.config.smooth, self.config.alarm_rate)[0]
+        return self._judged(model, data.items)[0]
+
+    def _judged(self, model: Watcher, records: Sequence[Record]) -> tuple[list[Float[np.ndarray, "T"]], float]:
+        errors = errors_of(model, records)
+        views = [views_of(r, e, model.lookback) for r, e in zip(records, errors, strict=True)]
+        return judged(views, records, self.config.smooth, self.config.alarm_rate)
 
     def evidence(self, model: nn.Module, data: Records, split: Split, fitted: Fitted, part: Part) -> Evidence:
         """One row per series. Only the test part holds anomalies worth judging; other parts are judged as it is."""

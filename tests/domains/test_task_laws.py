@@ -38,6 +38,8 @@ SMALL: dict[str, dict[str, Any]] = {  # the laws do not depend on size; the test
     "hyperspectral/classify": {"simulated": {"rows": 96, "cols": 96, "bands": 40}, "split": {"block": 12}},
     "hyperspectral/unmix": {"simulated": {"rows": 32, "cols": 32, "bands": 30, "endmembers": 3}, "patch_radius": 3},
     "medical/segment": {"simulated": {"cases": 8, "size": 24}, "patches": 4, "batch": 2},
+    "hyperspectral/denoise": {"simulated": {"rows": 40, "cols": 40, "bands": 12}, "block": 10, "components": 6},
+    "hyperspectral/superres": {"simulated": {"rows": 40, "cols": 40, "bands": 12}, "block": 10, "components": 6},
     "synthetic/recall": {"strings": 40, "length": 24, "pairs": 3, "vocab": 16},
     "synthetic/listops": {"strings": 40, "length": 24},
     "synthetic/patterns": {"strings": 40, "pattern": "causal_cross"},

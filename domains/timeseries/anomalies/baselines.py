@@ -11,8 +11,9 @@ from domains.task import Evidence
 
 from .config import DetectOptions
 from .discord import left_profile
+from .judging import judged, moving_z
 from .records import Record
-from .scores import causal_mean, evidence_of, relative, threshold_of
+from .scores import evidence_of
 from .windows import standardised
 
 Scorer = Callable[[Record, DetectOptions], Float[np.ndarray, "T V"]]
@@ -24,17 +25,9 @@ def random_scores(record: Record, options: DetectOptions) -> Float[np.ndarray, "
     return np.random.default_rng(seed).exponential(size=record.values.shape)
 
 
-def moving_z(record: Record, options: DetectOptions) -> Float[np.ndarray, "T V"]:
-    """|x - mean| / deviation over the look-back before each step; NaN where there is none."""
-    z, seen = standardised(record)
-    out = np.full(z.shape, np.nan)
-    for v in range(z.shape[1]):
-        x = np.where(seen[:, v], z[:, v], np.nan)
-        mean, square = causal_mean(x, options.lookback), causal_mean(x**2, options.lookback)
-        std = np.sqrt(np.maximum(square - mean**2, 0.0) + 1e-4)
-        out[1:, v] = np.abs(x[1:] - mean[:-1]) / std[:-1]
-    out[: options.lookback] = np.nan
-    return out
+def local_z(record: Record, options: DetectOptions) -> Float[np.ndarray, "T V"]:
+    """Distance from the mean of the last look-back, in its deviations."""
+    return moving_z(record, options.lookback)
 
 
 def forest(record: Record, options: DetectOptions) -> Float[np.ndarray, "T V"]:
@@ -59,20 +52,12 @@ def discord(record: Record, options: DetectOptions) -> Float[np.ndarray, "T V"]:
     return out
 
 
-def judged(
-    errors: Sequence[Float[np.ndarray, "_ _"]], records: Sequence[Record], smooth: int, rate: float
-) -> tuple[list[Float[np.ndarray, "T"]], float]:
-    """Scores of every series (the most unusual channel's), and the threshold that their probations set."""
-    scores = [
-        np.max([relative(e[:, v], r.known, smooth) for v in range(e.shape[1])], axis=0)
-        for e, r in zip(errors, records, strict=True)
-    ]
-    return scores, threshold_of([s[: r.known] for s, r in zip(scores, records, strict=True)], rate)
-
-
 def all_baselines(records: Sequence[Record], options: DetectOptions) -> Mapping[str, Evidence]:
     """Every baseline on the test part."""
-    scorers: dict[str, Scorer] = {"random scores": random_scores, "moving z-score": moving_z}
+    scorers: dict[str, Scorer] = {
+        "random scores": random_scores,
+        "moving z-score": lambda r, o: moving_z(r, o.lookback),
+    }
     if options.forest_trees:
         scorers["isolation forest"] = forest
     if max(len(r) for r in records) ** 2 / 2 <= options.discord_cells:
@@ -80,6 +65,6 @@ def all_baselines(records: Sequence[Record], options: DetectOptions) -> Mapping[
     found = {}
     for name, scorer in scorers.items():
         smooth = 1 if name == "discord" else options.smooth
-        scores, threshold = judged([scorer(r, options) for r in records], records, smooth, options.alarm_rate)
+        scores, threshold = judged([[scorer(r, options)] for r in records], records, smooth, options.alarm_rate)
         found[name] = evidence_of(records, scores, threshold, options.hold, options.point_adjust)
     return found

@@ -77,10 +77,10 @@ def _times(frame: pd.DataFrame, source: str, options: DetectOptions) -> Shaped[n
         return np.arange(len(frame))
     times = as_stamps(frame[column], source, options.time_format)
     back = np.flatnonzero(np.diff(times) < np.zeros(1, np.diff(times).dtype))
-    if len(back):
+    if len(back) and options.back == "refuse":
         raise BadInput(
             f"{source}, row {int(back[0]) + 3}: time goes back in column {column!r} ({frame[column].iloc[back[0]]} "
-            f"then {frame[column].iloc[back[0] + 1]}); sort the rows by time"
+            f"then {frame[column].iloc[back[0] + 1]}); sort the rows by time, or keep their order with --set back=keep"
         )
     return times
 
@@ -92,10 +92,10 @@ def _by_stamp(rows: list[tuple[str, str]], times: Shaped[np.ndarray, "T"], sourc
             ends = np.array([np.datetime64(pd.Timestamp(first)), np.datetime64(pd.Timestamp(last))]).astype(times.dtype)
         except ValueError:
             raise BadInput(f"{source}: window {first!r} to {last!r} is no pair of time stamps") from None
-        a, b = int(np.searchsorted(times, ends[0])), int(np.searchsorted(times, ends[1], side="right")) - 1
-        if a > b:
+        inside = np.flatnonzero((times >= ends[0]) & (times <= ends[1]))
+        if not len(inside):
             raise BadInput(f"{source}: no step lies in the window {first} to {last}; does it belong to another file?")
-        found.append((a, b))
+        found.append((int(inside[0]), int(inside[-1])))
     return np.array(sorted(found), np.int64).reshape(-1, 2)
 
 

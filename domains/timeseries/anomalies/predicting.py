@@ -9,9 +9,9 @@ import pandas as pd
 
 from domains.task import Fitted, Sink
 
-from .baselines import judged
 from .config import DetectOptions
 from .data import runs
+from .judging import judged, views_of
 from .metrics import alarms
 from .model import Watcher, errors_of
 from .source import read_records
@@ -24,7 +24,9 @@ def predict_source(options: DetectOptions, model: Watcher, fitted: Fitted, sourc
     and on earlier steps alone.
     """
     records, _ = read_records(source, options)
-    scores, _ = judged(errors_of(model, records), records, options.smooth, options.alarm_rate)
+    found = zip(records, errors_of(model, records), strict=True)
+    views = [views_of(r, e, model.lookback) for r, e in found]
+    scores, _ = judged(views, records, options.smooth, options.alarm_rate)
     threshold = float(model.threshold)
     tables, events = [], []
     for r, s in zip(records, scores, strict=True):
@@ -32,10 +34,9 @@ def predict_source(options: DetectOptions, model: Watcher, fitted: Fitted, sourc
         flags[: r.known] = False
         raised = np.zeros(len(s), bool)
         raised[alarms(flags, options.hold)] = True
-        tables.append(
-            pd.DataFrame({"series": r.name, "time": r.times, "score": np.round(s / threshold, 6),
-                          "flagged": flags.astype(int), "alarm": raised.astype(int), "probation": (np.arange(len(s)) < r.known).astype(int)})
-        )  # fmt: skip
+        columns = {"series": r.name, "time": r.times, "score": np.round(s / threshold, 6), "flagged": flags.astype(int)}
+        columns |= {"alarm": raised.astype(int), "probation": (np.arange(len(s)) < r.known).astype(int)}
+        tables.append(pd.DataFrame(columns))
         for first, last in runs(flags):
             events.append(
                 (r.name, r.times[first], r.times[last], round(float(s[first : last + 1].max() / threshold), 4))

@@ -31,7 +31,7 @@ NAB = Watched(
         domain="timeseries",
         files=_files(),
         licence="MIT",
-        source="Numenta Anomaly Benchmark (Lavin and Ahmad 2015): 20 of its 58 series (known causes, artificial, traffic)",
+        source="Numenta Anomaly Benchmark (Lavin and Ahmad 2015): 20 of its 58 series",
         protocol="the first 15 % of each series (at most 750 steps) train, the rest is scored; standard NAB profile",
         task="timeseries/detect",
     ),

@@ -1,7 +1,7 @@
 """Scores of a series -> alarms: what is usual comes from its probation alone, never from what is judged.
 
-A detector gives an error per step, large where the step is unusual. It is divided by its typical size in the
-probation, averaged over the last few steps, and compared with a threshold that the pooled probations set.
+A detector gives an error per step, large where the step is unusual. Averaged over the last few steps it is set against
+what the series' own training steps had, and compared with a threshold that all validation steps together set.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from domains.task import Evidence
 from .metrics import alarms, nab_raw, point_adjusted, point_counts, range_parts, vus_pr
 from .records import Record
 
-TAIL = 0.05  # share of the probation's scores, the highest, whose mean excess sets the threshold
+TAIL = 0.1  # share of the usual scores, the highest, whose mean excess says how fast the tail falls
 GRID = np.geomspace(0.05, 20, 80)  # multiples of the threshold at which the NAB score is read as well
 
 
@@ -29,13 +29,23 @@ def causal_mean(x: Float[np.ndarray, "T"], width: int) -> Float[np.ndarray, "T"]
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def relative(errors: Float[np.ndarray, "T"], known: int, smooth: int) -> Float[np.ndarray, "T"]:
-    """Averaged errors as multiples of the probation's own typical size; 0 where nothing can be said."""
+def surprise(errors: Float[np.ndarray, "T"], train: int, smooth: int) -> Float[np.ndarray, "T"]:
+    """-log of the share of the series' own training steps that are as unusual; 0 where nothing can be said.
+
+    Counted up to the highest TAIL of them; beyond, the tail is taken for exponential, so the score grows linearly.
+    """
     score = causal_mean(errors, smooth)
-    usual = score[:known][np.isfinite(score[:known])]
-    scale = float(usual.mean()) if len(usual) else 0.0
-    floor = 1e-3 * float(np.nanstd(errors[:known])) if len(usual) > 1 else 0.0
-    return np.nan_to_num(score / max(scale, floor, 1e-12), nan=0.0, posinf=1e12)
+    usual = np.sort(score[:train][np.isfinite(score[:train])])
+    if len(usual) < 2:
+        return np.zeros(len(score))
+    level = float(np.quantile(usual, 1 - TAIL))
+    over = usual[usual > level] - level
+    excess = max(float(over.mean()) if len(over) else 0.0, 1e-6 * float(usual.std()), 1e-12)
+    above = len(usual) - np.searchsorted(usual, score, side="left")
+    counted = -np.log(np.maximum(above, 1) / len(usual))
+    beyond = -np.log(TAIL) + (score - level) / excess
+    found = np.where(score > level, beyond, np.minimum(counted, -np.log(TAIL)))
+    return np.nan_to_num(np.where(np.isfinite(score), found, 0.0), posinf=1e12)
 
 
 def threshold_of(scores: Sequence[Float[np.ndarray, "_"]], rate: float) -> float:
