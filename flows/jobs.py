@@ -18,13 +18,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.tasks import exponential_backoff
 
+from pipelines.alerts import HOOK
 from pipelines.seal import KEY
 
 from .predict import SomeInputsFailedError
 from .tasks import RETRIES, _worth_a_retry
 
 Answer = dict[str, Any]
-BLOCK = "cambium-seal-key"
+BLOCKS = {KEY: "cambium-seal-key", HOOK: "cambium-alert-webhook"}  # variable of the environment -> Secret block
 _TASK: dict[str, Any] = {
     "retries": RETRIES,
     "retry_delay_seconds": exponential_backoff(10),
@@ -36,14 +37,16 @@ _TASK: dict[str, Any] = {
 _FLOW: dict[str, Any] = {"persist_result": False, "result_serializer": "json"}
 
 
-def seal_key() -> None:
-    """Take the key of :mod:`pipelines.seal` from the Prefect block ``cambium-seal-key``, unless one is set already.
+def secrets() -> None:
+    """Take the key of seals and the address of the alarm hook from the Prefect blocks ``cambium-seal-key`` and
+    ``cambium-alert-webhook``, unless they are set already.
 
-    It goes into this flow run's environment only, where its pipelines look for it; nothing says it.
+    They go into this flow run's environment only, where its pipelines look for them; nothing says them.
     """
-    if not os.environ.get(KEY):
-        with suppress(ValueError):  # there is no such block
-            os.environ[KEY] = str(Secret.load(BLOCK).get())  # type: ignore[union-attr]
+    for name, block in BLOCKS.items():
+        if not os.environ.get(name):
+            with suppress(ValueError):  # there is no such block
+                os.environ[name] = str(Secret.load(block).get())  # type: ignore[union-attr]
 
 
 def _told(kind: str, name: str, text: str, more: str = "") -> None:
@@ -98,7 +101,7 @@ def retrain(
     Returns what :func:`pipelines.retrain.retrain` does. Raises BadRequest and BadInput, the latter also where the data
     fail a check: then nothing is trained or promoted.
     """
-    seal_key()
+    secrets()
     request: Answer = {"task": task, "data": data, "preset": preset, "seed": seed, "sets": sets or []}
     request["file"] = None if config is None else Path(config)
     found: Answer = _retrain(request, str(Path(out).resolve()), judge_on, margin, accept_data)
@@ -131,7 +134,7 @@ def batch_predict(
     Emits the event ``cambium.drift.alarm`` where the inputs are unlike the training data. Raises BadRequest, and
     SomeInputsFailedError where an input failed for reasons other than its content.
     """
-    seal_key()
+    secrets()
     options = {"workers": workers, "engine": engine, "settle": settle}
     return _batch_told("batch", model, _batch_predict(model, inbox, _place(out), root, options))
 
@@ -155,7 +158,7 @@ def backfill(
     root: str = "runs",
 ) -> Answer:
     """Predict a range of days, ``pattern`` naming each day's input, as ``cambium backfill`` does."""
-    seal_key()
+    secrets()
     options = {"workers": workers, "engine": engine}
     found = _backfill(model, pattern, first, last, _place(out), root, options)
     return _batch_told("backfill", model, found)

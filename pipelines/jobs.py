@@ -9,17 +9,17 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 from shared_backbones.errors import BadRequest
 
 from . import ledger
+from .alerts import keep
 from .predict import Summary, find_model, predict
 from .remote import is_remote, listing
 
-ALERTS = "alerts.jsonl"
 DAY = 86400.0
 
 
@@ -34,17 +34,10 @@ def _told(summary: Summary, **more: Any) -> dict[str, Any]:
 
 
 def alert(summary: Summary) -> None:
-    """Append a drift alarm to ``alerts.jsonl`` beside the outputs, once for the same finding on the same model."""
+    """Keep a drift alarm beside the outputs, once for the same finding on the same model (see :mod:`.alerts`)."""
     drift = summary.drift
-    if drift is None or not drift["alarm"]:
-        return
-    path = summary.out / ALERTS
-    row = {"run": drift["run"], "inputs": drift["inputs"], "rows": drift["rows"], "why": drift["why"]}
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    if any({k: r.get(k) for k in row} == row for r in rows):
-        return
-    with path.open("a") as f:
-        f.write(json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **row}) + "\n")
+    if drift is not None and drift["alarm"]:
+        keep(summary.out, {"run": drift["run"], "inputs": drift["inputs"], "rows": drift["rows"], "why": drift["why"]})
 
 
 def _settled(inputs: Iterable[str], seconds: float) -> tuple[list[str], int]:

@@ -15,6 +15,7 @@ from typing import Any
 from domains.task import to_json_digest
 from shared_backbones.errors import BadInput, BadRequest
 
+from .alerts import keep
 from .config import RunConfig
 from .promotion import Terms, judge
 from .store import Lock
@@ -97,9 +98,14 @@ def retrain(
     from .train import finished, train
 
     terms = Terms() if terms is None else terms
-    checks = checked(config)
     present = champion_of(model_name(config.task), root)
-    held = {} if present is None or accept_data else held_to(present, config)
+    try:
+        checks = checked(config)
+        held = {} if present is None or accept_data else held_to(present, config)
+    except BadInput as error:
+        if present is not None:  # somebody relies on this model: a night without a challenger should be seen
+            keep(root, {"task": config.task, "run": present.name, "why": str(error)})
+        raise
     before = {path.parent for path in root.glob(f"{model_name(config.task)}/*/metrics.json") if finished(path.parent)}
     challenger = train(config, root, quiet=quiet)
     answer = record(challenger, root)

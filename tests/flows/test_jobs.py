@@ -96,19 +96,23 @@ def test_the_other_jobs(toy: str, server: Server, tmp_path: Path) -> None:
     assert load_flow("cleanup")(root=str(tmp_path / "runs"), days=0, dry=True)["removed"] == [str(run)]
 
 
-def test_the_key_of_seals_comes_from_a_block(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "block"), [("seal", "cambium-seal-key"), ("hook", "cambium-alert-webhook")])
+def test_secrets_come_from_blocks(server: Server, monkeypatch: pytest.MonkeyPatch, name: str, block: str) -> None:
     from prefect.blocks.system import Secret
 
-    from flows.jobs import BLOCK, seal_key
+    from flows.jobs import secrets
+    from pipelines.alerts import HOOK
     from pipelines.seal import KEY
 
-    monkeypatch.setenv(KEY, "")  # and it comes back after the test
-    seal_key()
-    assert not os.environ[KEY]
-    Secret(value="a key that is long enough").save(BLOCK, overwrite=True)
-    seal_key()
-    assert os.environ[KEY] == "a key that is long enough"
-    monkeypatch.setenv(KEY, "another one that is there")
-    seal_key()
-    assert os.environ[KEY] == "another one that is there"
-    Secret.delete(BLOCK)
+    variable = {"seal": KEY, "hook": HOOK}[name]
+    for each in (KEY, HOOK):
+        monkeypatch.setenv(each, "")  # and it comes back after the test
+    secrets()
+    assert not os.environ[variable]
+    Secret(value="a value that is long enough").save(block, overwrite=True)
+    secrets()
+    assert os.environ[variable] == "a value that is long enough"
+    monkeypatch.setenv(variable, "another one that is there")
+    secrets()
+    assert os.environ[variable] == "another one that is there"
+    Secret.delete(block)

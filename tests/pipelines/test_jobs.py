@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from pipelines import history, sweep
+from pipelines.alerts import ALERTS
 from pipelines.cli import run as cambium
-from pipelines.jobs import ALERTS, alert, backfill, batch_predict, cleanup, days
+from pipelines.jobs import alert, backfill, batch_predict, cleanup, days
 from pipelines.predict import Summary
 from pipelines.sweep import grid
 from shared_backbones.errors import BadRequest
