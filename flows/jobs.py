@@ -175,7 +175,9 @@ def _sweep(task: str, grid: list[str], out: str, options: Answer) -> Answer:
 @flow(name="sweep", flow_run_name="sweep-{task}", **_FLOW)
 def sweep(
     task: str,
-    grid: list[str],
+    grid: list[str] | None = None,
+    search: list[str] | None = None,
+    trials: int = 20,
     data: str | None = None,
     preset: str | None = None,
     config: str | None = None,
@@ -183,9 +185,17 @@ def sweep(
     seed: int | None = None,
     out: str = "runs",
 ) -> Answer:
-    """Train every point of a grid and choose by validation alone, as ``cambium sweep`` does."""
-    options = {"data": data, "preset": preset, "config": config, "sets": sets or [], "seed": seed}
-    found: Answer = _sweep(task, grid, str(Path(out).resolve()), options)
+    """Train every point of a grid, or those a search proposes, and choose by validation alone: ``cambium sweep``."""
+    options: Answer = {
+        "search": search or [],
+        "trials": trials,
+        "data": data,
+        "preset": preset,
+        "config": config,
+        "sets": sets or [],
+        "seed": seed,
+    }
+    found: Answer = _sweep(task, grid or [], str(Path(out).resolve()), options)
     _told("sweep", task, f"{found['said']}; best {found['best']}: {found['options']}")
     return found
 

@@ -1,17 +1,19 @@
-"""A grid of options, each trained, chosen by the validation loss alone; the test scores are not looked at to choose."""
+"""Options tried, each trained, chosen by the validation loss alone; the test scores are not looked at to choose."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from domains.task import to_json_digest
 from shared_backbones.errors import BadRequest
 
-from .config import parse_set, read_yaml, resolve
+from .config import RunConfig, parse_set, read_yaml, resolve
+from .search import proposals
 from .store import write_json
 from .train import finished, train
 
@@ -47,11 +49,19 @@ def _sets(point: Mapping[str, Any]) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in point.items()]
 
 
+def walk(points: Sequence[Mapping[str, Any]]) -> Generator[dict[str, Any], float, None]:
+    """A grid as proposals: the points in order, whatever loss is sent."""
+    for point in points:
+        yield dict(point)
+
+
 def sweep(
     task: str,
     options: Sequence[str],
     root: Path = Path("runs"),
     *,
+    search: Sequence[str] = (),
+    trials: int = 20,
     data: str | None = None,
     preset: str | None = None,
     file: Path | None = None,
@@ -59,25 +69,44 @@ def sweep(
     seed: int | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train every point of the grid and name the best by validation; finished points are found, and counted as reused.
+    """Train every point of the grid ``options``, or ``trials`` points that a search proposes over ``search``, and name
+    the best by validation; finished points are found, and counted as reused.
 
-    Losses are comparable only where the grid leaves the loss itself alone. Returns rows, best first, and writes them to
-    ``root/sweeps/<id>.json``. Raises what resolving and training raise.
+    Losses are comparable only where the options leave the loss itself alone. Returns rows, best first, and writes them
+    to ``root/sweeps/<id>.json``. Raises BadRequest for options that name neither or both, and what resolving and
+    training raise.
     """
-    points = grid(options)
-    requests = [
-        resolve(task, data=data, preset=preset, file=file, sets=[*sets, *_sets(point)], seed=seed) for point in points
-    ]
+
+    def asked(point: Mapping[str, Any]) -> RunConfig:
+        return resolve(task, data=data, preset=preset, file=file, sets=[*sets, *_sets(point)], seed=seed)
+
+    if bool(options) == bool(search):
+        raise BadRequest(
+            "a sweep takes a grid (--grid train.lr=1e-3,1e-2) or a search (--search train.lr=1e-4:1e-2:log)"
+        )
+    if not 1 <= trials <= MOST:
+        raise BadRequest(f"--trials must lie in 1 .. {MOST}, got {trials}")
+    points = grid(options) if options else []
+    for point in points:
+        asked(point)  # a wrong option is told before anything is trained
+    proposed = walk(points) if points else proposals(search, trials, seed or 0)
     there = {
         path.parent.name for path in root.glob(f"{task.replace('/', '-')}/*/metrics.json") if finished(path.parent)
     }
     rows: list[dict[str, Any]] = []
-    for point, request in zip(points, requests, strict=True):
-        run = train(request, root, quiet=quiet)
-        rows.append({"options": point, "run": run.name, "val_loss": validation_loss(run), "reused": run.name in there})
+    tried = []
+    with suppress(StopIteration):
+        point = next(proposed)
+        while True:
+            request = asked(point)
+            tried.append(request.to_dict())
+            run = train(request, root, quiet=quiet)
+            loss = validation_loss(run)
+            rows.append({"options": point, "run": run.name, "val_loss": loss, "reused": run.name in there})
+            point = proposed.send(loss)
     rows.sort(key=lambda row: row["val_loss"])
     best, reused = rows[0], sum(row["reused"] for row in rows)
-    key = to_json_digest([request.to_dict() for request in requests])[:12]
+    key = to_json_digest(tried)[:12]
     said = (
         f"all {len(rows)} runs were there" if reused == len(rows) else f"{len(rows) - reused} trained, {reused} found"
     )

@@ -63,7 +63,14 @@ def backfill(
 
 def sweep(
     task: TaskName,
-    grid: Annotated[list[str], typer.Option("--grid", metavar="NAME=a,b,c", help="An axis; may be repeated.")],
+    grid: Annotated[
+        list[str] | None, typer.Option("--grid", metavar="NAME=a,b,c", help="An axis of a grid; may be repeated.")
+    ] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option("--search", metavar="NAME=LOW:HIGH[:log]", help="An axis that Optuna searches; or NAME=a,b,c."),
+    ] = None,
+    trials: Annotated[int, typer.Option("--trials", metavar="N", help="Points that a search tries.")] = 20,
     data: Source = None,
     preset: PresetName = None,
     config: ConfigFile = None,
@@ -72,12 +79,12 @@ def sweep(
     out: Out = RUNS,
     as_json: AsJson = False,
 ) -> Answer:
-    """Train every point of a grid; the best is chosen by validation alone."""
+    """Train every point of a grid, or those a search proposes; the best is chosen by validation alone."""
     from ..sweep import sweep as run_sweep
 
-    result = run_sweep(
-        task, grid, out, data=data, preset=preset, file=config, sets=sets or (), seed=seed, quiet=as_json
-    )
+    where: dict[str, Any] = {"search": search or (), "trials": trials}
+    request: dict[str, Any] = {"data": data, "preset": preset, "file": config, "sets": sets or (), "seed": seed}
+    result = run_sweep(task, grid or (), out, **where, **request, quiet=as_json)
 
     def text(console: Console) -> None:
         names = list(result["options"])

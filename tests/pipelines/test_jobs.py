@@ -16,6 +16,7 @@ from pipelines.alerts import ALERTS
 from pipelines.cli import run as cambium
 from pipelines.jobs import alert, backfill, batch_predict, cleanup, days
 from pipelines.predict import Summary
+from pipelines.search import axis, proposals
 from pipelines.sweep import grid
 from shared_backbones.errors import BadRequest
 
@@ -94,7 +95,8 @@ def test_a_sweep_chooses_by_validation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def trained(config: Any, out: Path, *, quiet: bool) -> Path:
-        folder = out / "toy-rows" / f"{int(config.train.lr * 1e6):012d}"
+        settings = config.train
+        folder = out / "toy-rows" / f"{int(settings.lr * 1e6):010d}{settings.epochs % 10}{len(settings.schedule) % 10}"
         if not folder.exists():
             make_run(folder, mse=10 * config.train.lr)  # the best on test is the worst on validation
             metrics = json.loads((folder / "metrics.json").read_bytes())
@@ -108,6 +110,36 @@ def test_a_sweep_chooses_by_validation(
     again = sweep.sweep("toy/rows", ["train.lr=0.1,0.2,0.3"], tmp_path, preset=PRESET)
     assert (again["options"], again["said"]) == ({"train.lr": 0.3}, "1 trained, 2 found")
     assert len(list((tmp_path / "sweeps").glob("*.json"))) == 2
+
+    def searched(trials: int) -> dict[str, Any]:
+        options = ["train.lr=0.01:0.4:log", "train.epochs=1:3", "train.schedule=cosine,constant"]
+        return sweep.sweep("toy/rows", [], tmp_path, search=options, trials=trials, preset=PRESET)
+
+    first, more = searched(3), searched(12)  # a search that is run again goes on from where it was
+    assert (more["reused"], more["said"]) == (3, "9 trained, 3 found")
+    assert [r["options"] for r in first["rows"]] == [r["options"] for r in more["rows"] if r["reused"]]
+    assert all(
+        0.01 <= r["options"]["train.lr"] <= 0.4 and r["options"]["train.epochs"] in (1, 2, 3) for r in more["rows"]
+    )
+    assert more["options"]["train.lr"] == max(r["options"]["train.lr"] for r in more["rows"])  # least validation loss
+
+
+def test_what_a_search_cannot_walk() -> None:
+    for wrong, says in (
+        ("train.lr", "NAME=VALUE"),
+        ("train.lr=", "takes NAME=a,b,c"),
+        ("train.lr=1:x", "takes NAME=a,b,c"),
+        ("train.lr=1:2:lin", "takes NAME=a,b,c"),
+        ("train.lr=2:1", "must rise"),
+        ("train.lr=0:1:log", "from above zero"),
+    ):
+        with pytest.raises(BadRequest, match=says):
+            axis(wrong)
+    for grid_, search, trials in (([], [], 1), (["train.lr=1"], ["train.lr=1:2"], 1), ([], ["train.lr=1:2"], 0)):
+        with pytest.raises(BadRequest, match=r"--grid|--trials"):
+            sweep.sweep("toy/rows", grid_, search=search, trials=trials)
+    with pytest.raises(BadRequest, match="twice"):
+        next(proposals(["train.lr=1:2", "train.lr=3:4"], 1, 0))
 
 
 def test_cleanup_keeps_champions_of_all_times(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
