@@ -21,6 +21,12 @@ def _forecast() -> type[Any]:
     return Forecast
 
 
+def _traffic() -> type[Any]:
+    from .timeseries.traffic import Traffic
+
+    return Traffic
+
+
 def _detect() -> type[Any]:
     from .timeseries.detect import Detect
 
@@ -143,6 +149,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {
     "timeseries/forecast": _forecast,
     "timeseries/classify": _classify_series,
     "timeseries/detect": _detect,
+    "timeseries/traffic": _traffic,
     "hyperspectral/classify": _classify_scene,
     "hyperspectral/unmix": _unmix,
     "hyperspectral/denoise": _denoise,

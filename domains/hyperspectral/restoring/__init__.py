@@ -1,0 +1,1 @@
+"""Restoring cubes: noise removed, resolution gained."""

@@ -1,0 +1,167 @@
+"""A restored cube of a whole scene: windows in, a georeferenced cube with the same bands out, in bounded memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shared_backbones.errors import BadInput, BadRequest
+
+from ...task import Fitted, Sink
+from ...tiling import Slices, Tile, stream
+from ..bands import Bands, difference
+from ..data import CorruptBlock, Scene, crs_name, cube_writer
+from ..reach import measured_reach
+from .degrade import finer
+from .model import RADII, Restorer
+from .source import Scaled, load
+
+if TYPE_CHECKING:
+    from .task import Restore
+
+NODATA = -9999.0
+MARGIN = 3  # given pixels around a window that bicubic interpolation reads
+
+
+@dataclass(frozen=True)
+class Fine:
+    """The lattice of the output: ``scale`` times as many pixels in the same place."""
+
+    scene: Scene
+    bands: Bands
+    scale: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.scene.shape[0] * self.scale, self.scene.shape[1] * self.scale
+
+    @property
+    def crs(self) -> str | None:
+        return self.scene.crs
+
+    @property
+    def transform(self) -> tuple[float, ...] | None:
+        if self.scene.transform is None:
+            return None
+        a, b, c, d, e, f = self.scene.transform
+        return a / self.scale, b / self.scale, c, d / self.scale, e / self.scale, f
+
+    @property
+    def nodata(self) -> float | None:
+        return NODATA
+
+
+def window_reader(scene: Scene, used: list[int], scaled: Scaled, scale: int) -> Any:
+    """Reads windows of the fine lattice: (bands, rows, cols) scaled to 0..1, NaN where nothing was measured."""
+
+    def read(at: Slices) -> Float[Tensor, "b rows cols"]:
+        coarse, inner = [], []
+        for span, size in zip(at, scene.shape, strict=True):
+            start = max(0, span.start // scale - (MARGIN if scale > 1 else 0))
+            stop = min(size, -(-span.stop // scale) + (MARGIN if scale > 1 else 0))
+            coarse.append(slice(start, stop))
+            inner.append(slice(span.start - start * scale, span.stop - start * scale))
+        values, seen = scene.read(coarse[0], coarse[1])
+        values, seen = scaled.put(values[used]), seen[used]
+        x = torch.from_numpy(np.where(seen, values, np.float32(0)))
+        there = torch.from_numpy(np.ascontiguousarray(seen))
+        if scale > 1:
+            x = finer(x, scale)
+            there = there.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+        return x.masked_fill(~there, torch.nan)[:, inner[0], inner[1]]
+
+    return read
+
+
+def restore_scene(task: Restore, model: Restorer, fitted: Fitted, source: str, sink: Sink) -> dict[str, Any]:
+    """Write ``<name>_denoised.tif`` or ``<name>_x<scale>.tif``: the used bands as float32 in the scene's unit.
+
+    Windows of a preset that looks a bounded way are exact; others overlap by a quarter and are blended. Raises
+    BadInput for a scene on other bands, wavelengths or units than the model's.
+    """
+    scene, scale, options = load(source, task.config).scene, task.multiple, task.config
+    other = difference(Bands.from_json(fitted["bands"]), scene.bands)
+    if other is not None:
+        raise BadInput(f"{scene.where}: {other}; restore a scene of the same sensor")
+    used, scaled = fitted["used"], Scaled(fitted["low"], fitted["high"])
+    own = scene.bands.select(used)
+    out = Fine(scene, replace(own, scale=(1.0,) * len(used), offset=(0.0,) * len(used)), scale)
+    model.eval()
+    reach = _reach(model, options.patch_radius)
+    name = Path(source).stem if source != "simulated" else source
+    ending = f"x{scale}" if scale > 1 else "denoised"
+    facts: dict[str, Any] = {"values": 0, "unseen": 0}
+    corrupt: list[str] = []
+
+    def apply(cube: Tensor) -> Tensor:
+        seen = ~torch.isnan(cube)
+        found = task.restored(model, cube.nan_to_num(0.0)[None], seen[None])[0]
+        return found.masked_fill(~seen, torch.nan)
+
+    def on_error(tile: Tile, error: Exception) -> Tensor:
+        if not isinstance(error, CorruptBlock):
+            raise error
+        rows, cols = tile.core
+        corrupt.append(f"rows {rows.start} to {rows.stop}, columns {cols.start} to {cols.stop}: {error}")
+        return torch.full((len(used), *tile.shape), torch.nan)
+
+    tile, blended = options.predict_tile, reach is None
+    with (
+        sink.file(f"{name}_{ending}.tif") as path,
+        cube_writer(path, out, "float32", bands=out.bands, nodata=NODATA, compress="deflate") as writer,
+    ):
+
+        def write(at: Slices, slab: Tensor) -> None:
+            lost = torch.isnan(slab).numpy()
+            facts["values"] += lost.size
+            facts["unseen"] += int(lost.sum())
+            writer.write(at[0], at[1], np.where(lost, np.float32(NODATA), scaled.back(slab.numpy())))
+
+        stream(
+            window_reader(scene, used, scaled, scale),
+            apply,
+            write,
+            shape=out.shape,
+            tile=tile,
+            stride=max(1, tile * 3 // 4) if blended else None,
+            halo=max(RADII) if reach is None else reach,
+            blend="hann" if blended else "constant",
+            on_error=on_error,
+        )
+    return {
+        "rows": out.shape[0],
+        "columns": out.shape[1],
+        "bands": len(used),
+        "values": facts["values"],
+        "values_without_data": facts["unseen"],
+        "crs": crs_name(scene.crs),
+        "windows": "blended" if blended else f"exact, halo {reach}",
+        "corrupt_windows": corrupt,
+    }
+
+
+def _reach(model: Restorer, limit: int) -> int | None:
+    """How far an output looks, in pixels; None where that is not bounded by ``limit``."""
+    import copy
+
+    if model.volume:
+        return None
+    probe = copy.deepcopy(model).double().cpu().eval()
+    torch.nn.init.normal_(probe.head.weight)
+    bands = len(probe.mean)
+
+    def mix(x: Float[Tensor, "1 C rows cols"]) -> Float[Tensor, "1 K rows cols"]:
+        found: Tensor = probe(x, torch.ones_like(x, dtype=torch.bool))
+        return found
+
+    try:
+        with torch.enable_grad():
+            return measured_reach(mix, bands, limit)
+    except BadRequest:
+        return None

@@ -1,0 +1,335 @@
+"""`hyperspectral/denoise` and `hyperspectral/superres`: a clean scene teaches what spoilt ones should have been.
+
+Blocks of the scene are dealt to the parts. A training block is spoilt anew whenever it is seen; a validation or test
+block always in the same way. A block is restored from its own pixels alone, so no test value is near a training one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from shared_backbones.errors import BadInput
+
+from ...task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
+from ..bands import in_ranges
+from ..source import spectra
+from .baselines import RANKS, WEIGHTS, chosen, low_rank, total_variation
+from .config import DenoiseOptions, RestoreOptions, SuperresOptions
+from .degrade import coarse_and_back, noisy
+from .linear import start_linear
+from .model import Restorer
+from .scoring import METRIC_FACTS, evidence_of, row, scores
+from .source import Block, CleanData, Scaled, blocks_of, load, pixels_of, trimmed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from shared_backbones.presets import Preset
+
+RANGE = (0.1, 99.9)  # percentiles of training values that become 0 and 1
+LINEAR_DRAWS = 4  # how often each training block is spoilt for the closed form
+Cube = Float[np.ndarray, "b rows cols"]
+Spoil = Callable[[Cube, np.random.Generator], Cube]
+
+
+class Restore:
+    """What both tasks share. A subclass says how a clean block is spoilt, and which methods stand beside."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type[TaskConfig]]
+    train_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 40, "batch_size": 8, "lr": 1e-3, "weight_decay": 0.0}
+    default_preset: ClassVar[str] = "scene_restorer"
+    metric_facts: ClassVar[Mapping[str, MetricFact]] = METRIC_FACTS
+    multiple: int = 1  # blocks are trimmed to multiples of it
+
+    def __init__(self, config: Any) -> None:
+        self.config: RestoreOptions = config
+
+    def spoil(self, clean: Cube, rng: np.random.Generator) -> Cube:
+        """A clean block in 0..1 as it would be given."""
+        raise NotImplementedError
+
+    def open(self, source: str) -> CleanData:
+        return load(source, self.config)
+
+    def _blocks(self, data: CleanData) -> list[Block]:
+        return [trimmed(b, self.multiple) for b in blocks_of(data.plain.index.shape, self.config.block)]
+
+    def split(self, data: CleanData) -> Split:
+        """Numbers of blocks."""
+        c = self.config
+        blocks = self._blocks(data)
+        kept = [i for i, b in enumerate(blocks) if data.plain.read(*b)[1].any()]
+        if len(kept) < 4:
+            raise BadInput(
+                f"{data.scene.where}: {len(kept)} blocks of about {c.block} px hold data; at least 4 are needed to "
+                "train, validate and test. Use smaller blocks"
+            )
+        order = np.random.default_rng(c.draw).permutation(kept)
+        val, test = (max(1, round(f * len(kept))) for f in c.fractions[1:])
+        test = max(2, test)
+        cuts = np.split(order, [len(kept) - val - test, len(kept) - test])
+        parts: dict[str, Any] = {p: np.sort(i).astype(np.int64) for p, i in zip(PARTS, cuts, strict=True)}
+        shares = "/".join(str(len(parts[p])) for p in PARTS)
+        how = f"{len(kept)} blocks of about {c.block} px, {shares}, each restored alone"
+        protocol = f"{how}; {self.said()}, draw {c.draw}"
+        return Split(protocol, parts, {"blocks": {p: parts[p].tolist() for p in PARTS}})
+
+    def said(self) -> str:
+        """What is put on the clean scene, in words."""
+        raise NotImplementedError
+
+    def _part(self, data: CleanData, split: Split, part: Part) -> list[Block]:
+        blocks = self._blocks(data)
+        return [blocks[int(i)] for i in split.parts[part]]
+
+    def audit(self, data: CleanData, split: Split) -> list[Audit]:
+        shape = data.plain.index.shape
+        train, test = (set(pixels_of(self._part(data, split, p), shape).tolist()) for p in ("train", "test"))
+        share = len(train & test) / len(test)
+        said = "share of test pixels that lie in a training block; a block is restored from its own pixels alone"
+        return [Audit("pixels in both parts", share, share == 0.0, said)]
+
+    def poison(self, data: CleanData, split: Split) -> CleanData:
+        return data.poisoned(pixels_of(self._part(data, split, "test"), data.plain.index.shape))
+
+    def fit(self, data: CleanData, split: Split) -> Fitted:
+        """Used bands, the range of values, and the principal spectra of the training part."""
+        c, bands = self.config, data.scene.bands
+        at = pixels_of(self._part(data, split, "train"), data.plain.index.shape)
+        x, seen = spectra(data.plain, at)
+        used = in_ranges(bands, c.ranges_nm)
+        if c.drop_bad:
+            used &= np.array(bands.good)
+        used &= seen.any(0) & _varies(x, seen)
+        index = np.flatnonzero(used)
+        if not len(index):
+            raise BadInput(f"{data.scene.where}: no band holds data that vary at the training pixels")
+        x, seen = x[:, index], seen[:, index]
+        low, high = (float(v) for v in np.percentile(x[seen], RANGE))
+        if high <= low:
+            raise BadInput(f"{data.scene.where}: nearly all training values are {low:g}")
+        scaled = Scaled(low, high).put(x[seen.all(1)]).astype(np.float64)
+        if len(scaled) < 2:
+            raise BadInput(f"{data.scene.where}: no training pixels were measured in all bands")
+        mean = scaled.mean(0)
+        _, vectors = np.linalg.eigh((scaled - mean).T @ (scaled - mean))
+        count = min(c.components, len(index))
+        basis = vectors[:, ::-1][:, :count].T
+        basis = basis * np.sign(basis[np.arange(count), np.abs(basis).argmax(1)])[:, None]
+        return {
+            "bands": bands.to_json(),
+            "used": [int(b) for b in index],
+            "low": low,
+            "high": high,
+            "mean": mean.tolist(),
+            "basis": basis.tolist(),
+        }
+
+    def build(self, fitted: Fitted, preset: Preset) -> Restorer:
+        return Restorer(fitted["mean"], fitted["basis"], preset)
+
+    def initialise(self, model: nn.Module, data: CleanData, split: Split) -> None:
+        """The linear part's closed form, from training blocks, its penalty chosen on validation."""
+        assert isinstance(model, Restorer)
+        fitted = self.fit(data, split)
+        pairs = {p: Pairs(self, data, split, fitted, p) for p in PARTS[:2]}
+        train = [pairs["train"].pair(i, d) for d in range(LINEAR_DRAWS) for i in range(len(pairs["train"].blocks))]
+        start_linear(model, train, [pairs["val"].pair(i, 0) for i in range(len(pairs["val"].blocks))])
+
+    def items(self, data: CleanData, split: Split, fitted: Fitted, part: Part) -> Pairs:
+        return Pairs(self, data, split, fitted, part)
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Mean squared error over the measured values, in units of the range / 100."""
+        assert isinstance(model, Restorer)
+        seen = batch["seen"]
+        error = (100 * (model(batch["given"], seen) - batch["clean"])).square() * seen
+        weight = seen.sum().to(error.dtype).clamp_min(1e-9)
+        return error.sum() / weight, weight
+
+    def calibrate(self, model: nn.Module, data: CleanData, split: Split, fitted: Fitted) -> None:
+        """Nothing to calibrate."""
+
+    def restored(self, model: Restorer, given: Tensor, seen: Tensor) -> Tensor:
+        """Restored windows on the processor, without gradient."""
+        device = model.mean.device
+        with torch.no_grad():
+            return model(given.to(device), seen.to(device)).cpu()
+
+    def evidence(self, model: nn.Module, data: CleanData, split: Split, fitted: Fitted, part: Part) -> Evidence:
+        assert isinstance(model, Restorer)
+        model.eval()
+        pairs = Pairs(self, data, split, fitted, part)
+        rows: dict[int, Any] = {}
+        for i, number in enumerate(split.parts[part]):
+            given, clean, seen = pairs.pair(i, 0)
+            found = self.restored(model, given, seen)
+            rows[int(number)] = row(found[0].numpy(), clean[0].numpy(), seen[0].numpy())
+        return evidence_of(rows)
+
+    def methods(self, val: list[tuple[Cube, Cube]]) -> dict[str, Callable[[Cube], Cube]]:
+        """Name -> function of a given block, settings chosen on (given, clean) validation blocks."""
+        raise NotImplementedError
+
+    def baselines(self, data: CleanData, split: Split, fitted: Fitted) -> Mapping[str, Evidence]:
+        val = Pairs(self, data, split, fitted, "val")
+        held = [(g[0].double().numpy(), c[0].double().numpy()) for g, c, _ in map(val.pair, range(len(val.blocks)))]
+        methods = self.methods(held)
+        closed = self.build(fitted, _plain_preset())
+        self.initialise(closed, data, split)
+        test = Pairs(self, data, split, fitted, "test")
+        rows: dict[str, dict[int, Any]] = {n: {} for n in (*methods, "closed_form")}
+        for i, number in enumerate(split.parts["test"]):
+            given, clean, seen = test.pair(i, 0)
+            x, s = clean[0].numpy(), seen[0].numpy()
+            for name, apply in methods.items():
+                rows[name][int(number)] = row(apply(given[0].double().numpy()), x, s)
+            rows["closed_form"][int(number)] = row(self.restored(closed, given, seen)[0].numpy(), x, s)
+        return {name: evidence_of(found) for name, found in rows.items()}
+
+    def metrics(self, evidence: Evidence) -> dict[str, float]:
+        return scores(evidence)
+
+    def figures(
+        self, model: nn.Module, data: CleanData, split: Split, fitted: Fitted, scored: Mapping[str, Evidence]
+    ) -> Mapping[str, Figure]:
+        from .figures import draw
+
+        assert isinstance(model, Restorer)
+        return draw(self, model, data, split, fitted, scored)
+
+    def predict(self, model: nn.Module, fitted: Fitted, source: str, sink: Sink) -> dict[str, Any]:
+        from .mapping import restore_scene
+
+        assert isinstance(model, Restorer)
+        return restore_scene(self, model, fitted, source, sink)
+
+
+class Denoise(Restore):
+    """Noise removed from a cube."""
+
+    name: ClassVar[str] = "hyperspectral/denoise"
+    summary: ClassVar[str] = "Noise, stripes, dead lines and impulses removed from a hyperspectral scene"
+    Config: ClassVar[type[TaskConfig]] = DenoiseOptions
+
+    @property
+    def options(self) -> DenoiseOptions:
+        assert isinstance(self.config, DenoiseOptions)
+        return self.config
+
+    def spoil(self, clean: Cube, rng: np.random.Generator) -> Cube:
+        return noisy(self.options.noise, clean, rng, self.options.sigma / 255)
+
+    def said(self) -> str:
+        return f"{self.options.noise} noise of {self.options.sigma:g}/255 of the range of training values"
+
+    def methods(self, val: list[tuple[Cube, Cube]]) -> dict[str, Callable[[Cube], Cube]]:
+        return {
+            "given": lambda y: y,
+            "low_rank": chosen(low_rank, RANKS, val),
+            "total_variation": chosen(total_variation, WEIGHTS, val),
+        }
+
+
+class Superres(Restore):
+    """Smaller pixels than the sensor had."""
+
+    name: ClassVar[str] = "hyperspectral/superres"
+    summary: ClassVar[str] = "A hyperspectral scene at two to eight times its resolution"
+    Config: ClassVar[type[TaskConfig]] = SuperresOptions
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.multiple = int(config.scale)
+
+    def spoil(self, clean: Cube, rng: np.random.Generator) -> Cube:
+        del rng
+        return coarse_and_back(clean, self.multiple)
+
+    def said(self) -> str:
+        return f"bicubic with antialiasing to pixels {self.multiple} times as large"
+
+    def methods(self, val: list[tuple[Cube, Cube]]) -> dict[str, Callable[[Cube], Cube]]:
+        return {"bicubic": lambda y: y, "bicubic_low_rank": chosen(low_rank, RANKS, val)}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Blocks of a part, spoilt and clean, padded to one size.
+
+    A batch: "given" and "clean" (B, b, S, S) scaled to 0..1, "seen" (B, b, S, S), False beyond a block. A training
+    part has each block ``crops`` times, turned, flipped, brightened and spoilt by torch's random state.
+    """
+
+    task: Restore
+    data: CleanData
+    split: Split
+    fitted: Fitted
+    part: Part
+
+    @property
+    def blocks(self) -> list[Block]:
+        return self.task._part(self.data, self.split, self.part)
+
+    def __len__(self) -> int:
+        return len(self.split.parts[self.part]) * (self.task.config.crops if self.part == "train" else 1)
+
+    def _clean(self, i: int) -> tuple[Cube, Any]:
+        values, seen = self.data.plain.read(*self.blocks[i])
+        used, scale = self.fitted["used"], Scaled(self.fitted["low"], self.fitted["high"])
+        seen = seen[used]
+        return np.where(seen, scale.put(values[used]), np.float32(0)).astype(np.float32), seen
+
+    def pair(self, i: int, draw: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """(given, clean, seen) of block i as batches of one, spoilt by a random state of its own."""
+        clean, seen = self._clean(i)
+        rng = np.random.default_rng([draw, int(self.split.parts[self.part][i]), self.task.config.draw])
+        given = np.where(seen, self.task.spoil(clean, rng), 0.0).astype(np.float32)
+        found = (torch.from_numpy(given), torch.from_numpy(clean), torch.from_numpy(np.ascontiguousarray(seen)))
+        return found[0][None], found[1][None], found[2][None]
+
+    def _fresh(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
+        clean, seen = self._clean(i)
+        turns, flip, seed = (int(torch.randint(0, n, ())) for n in (4, 2, 2**31 - 1))
+        clean, seen = (np.rot90(v, turns, (1, 2)) for v in (clean, seen))
+        if flip:
+            clean, seen = clean[:, :, ::-1], seen[:, :, ::-1]
+        light = max(0.1, 1 + self.task.config.light * float(torch.randn(())))
+        clean = np.ascontiguousarray(clean * np.float32(light))
+        given = np.where(seen, self.task.spoil(clean, np.random.default_rng(seed)), 0.0).astype(np.float32)
+        return torch.from_numpy(given), torch.from_numpy(clean), torch.from_numpy(np.ascontiguousarray(seen))
+
+    def batch(self, indices: Any) -> Batch:
+        blocks, count = self.blocks, len(self.split.parts[self.part])
+        side = max(s.stop - s.start for b in blocks for s in b)
+        names = ("given", "clean", "seen")
+        stacks: dict[str, list[Tensor]] = {n: [] for n in names}
+        for index in indices:
+            i = int(index) % count
+            three = self._fresh(i) if self.part == "train" else tuple(t[0] for t in self.pair(i))
+            for name, t in zip(names, three, strict=True):
+                whole = torch.zeros(t.shape[0], side, side, dtype=t.dtype)
+                whole[:, : t.shape[1], : t.shape[2]] = t
+                stacks[name].append(whole)
+        return {n: torch.stack(s) for n, s in stacks.items()}
+
+
+def _varies(x: Any, seen: Any) -> Any:
+    high = np.where(seen, x, -np.inf).max(0)
+    return high > np.where(seen, x, np.inf).min(0)
+
+
+def _plain_preset() -> Preset:
+    """The smallest network there is: of the closed form it changes nothing."""
+    from shared_backbones.presets import parse_preset
+
+    text = "paper: none\nstem: image\nstem_options: {layers: [{kernel: 1, stride: 1}]}\nranks: [2]\n"
+    return parse_preset("none", text + "stages: [{dim: 4, layers: [{mixer: identity, channel: none}]}]\n")
