@@ -101,6 +101,7 @@ class Forecaster(nn.Module):
             preset, self.lookback, self.horizon,
             context=len(fitted["past_mean"]) + len(fitted["future_mean"]), ahead=ahead,
             static=self.static.shape[1], dropout=options.dropout, from_zero=options.skip != "none",
+            **({"lattice": fitted.get("lattice")} if preset.stem == "tokens" else {}),
         )  # fmt: skip
 
     def scaled(self, x: Float[Tensor, "B n V"], mask: Bool[Tensor, "B n V"]) -> Float[Tensor, "B n V"]:

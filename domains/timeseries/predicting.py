@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -24,14 +25,16 @@ _FAR = 10.0  # training ranges: a level farther away is taken for another unit
 _COLUMNS = ("lo_95", "lo_80", "forecast", "hi_80", "hi_95")  # in the order of QUANTILES
 
 
-def forecast_file(model: Forecaster, fitted: Fitted, source: str, sink: Sink) -> dict[str, Any]:
+def forecast_file(
+    model: Forecaster, fitted: Fitted, source: str, sink: Sink, opened: Callable[..., Any] = load
+) -> dict[str, Any]:
     """Forecasts of the ``horizon`` steps after the newest observation of a file, in original units.
 
     Writes forecast.csv (forecast.parquet for a parquet file): unique_id, ds, forecast, lo_80, hi_80, lo_95, hi_95.
     Returns plain facts. Raises BadInput where the file's series, frequency, length, covariates or units do not match
     what the model was trained on.
     """
-    raw, reading, _ = load(source, _reading(fitted))
+    raw, reading, _ = opened(source, _reading(fitted))
     reading = replace(reading, columns=tuple(fitted["names"]), freq=fitted["freq"])
     panel = _in_order(parse_panel(raw, source, reading), fitted)
     end = panel.observed_end

@@ -18,6 +18,8 @@ from shared_backbones.errors import BadRequest
 from shared_backbones.presets import Preset
 from shared_backbones.stems import PatchStem, VariateStem
 
+from .sensors.lattice import LatticeResidual
+
 S = TypeVar("S", bound=nn.Module)
 _RANK = 8  # of the product between a series' token and the features of a step ahead
 
@@ -137,4 +139,6 @@ def _stem(kind: Callable[..., S], preset: Preset, first: int, dim: int) -> S:
         raise BadRequest(f"stem_options of preset {preset.name!r}: {error}") from None
 
 
-RESIDUALS: dict[str, Callable[..., nn.Module]] = {"variates": VariateResidual, "patches": PatchResidual}
+RESIDUALS: dict[str, Callable[..., nn.Module]] = {
+    "variates": VariateResidual, "patches": PatchResidual, "tokens": LatticeResidual,
+}  # fmt: skip

@@ -112,6 +112,7 @@ def _window_sums(
         "scaled_ae": absolute.sum(1) * std / seasonal,
         "abs_y": np.where(known, np.abs(y * std + mean), 0.0).sum(1),
         "abs_error": absolute.sum(1) * std,
+        "squared_error": (error**2).sum(1) * std**2,
         "pinball": pinball.sum(1),
         "step_n": known.sum(2),
         "step_se": (error**2).sum(2),
