@@ -27,6 +27,12 @@ def _traffic() -> type[Any]:
     return Traffic
 
 
+def _events() -> type[Any]:
+    from .timeseries.events import EventClasses
+
+    return EventClasses
+
+
 def _detect() -> type[Any]:
     from .timeseries.detect import Detect
 
@@ -149,6 +155,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {
     "timeseries/forecast": _forecast,
     "timeseries/classify": _classify_series,
     "timeseries/detect": _detect,
+    "timeseries/events": _events,
     "timeseries/traffic": _traffic,
     "hyperspectral/classify": _classify_scene,
     "hyperspectral/unmix": _unmix,
