@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from shared_backbones.errors import BadInput
+from shared_backbones.errors import BadInput, unknown
 
 MICROMETRE_LIMIT = 100.0  # no optical sensor has a band below 100 nm or above 100 um: a smaller number is in um
 _UNITS = {
@@ -150,6 +150,33 @@ def in_ranges(bands: Bands, ranges_nm: Sequence[tuple[float, float]] | None) -> 
     if not inside.any():
         raise BadInput(f"no band lies in {list(ranges_nm)} nm; the scene has {at.min():g} to {at.max():g} nm")
     return inside
+
+
+def picked(bands: Bands, wanted: Sequence[str | float] | None) -> Bool[np.ndarray, "bands"]:
+    """True for the bands that are named, or that lie nearest to a wavelength (nm); all where None.
+
+    Raises BadInput for an unknown name, and for a wavelength farther from any band than the bands are apart.
+    """
+    if wanted is None:
+        return np.ones(len(bands), dtype=bool)
+    chosen = np.zeros(len(bands), dtype=bool)
+    for one in wanted:
+        if isinstance(one, str) and one in bands.names:
+            chosen[bands.names.index(one)] = True
+            continue
+        try:
+            nm = float(str(one).removesuffix("nm"))
+        except ValueError:
+            raise BadInput(f"bands: {unknown('band', str(one), bands.names)}") from None
+        if bands.wavelength_nm is None:
+            raise BadInput(f"band {one}: the scene states no wavelengths, so its bands can only be chosen by name")
+        at = np.array(bands.wavelength_nm)
+        nearest = int(np.abs(at - nm).argmin())
+        apart = float(np.median(np.diff(np.sort(at)))) if len(at) > 1 else np.inf
+        if abs(at[nearest] - nm) > apart:
+            raise BadInput(f"band {one}: no band lies near {nm:g} nm; the nearest is at {at[nearest]:g} nm")
+        chosen[nearest] = True
+    return chosen
 
 
 def difference(trained: Bands, got: Bands, tolerance_nm: float = 2.0) -> str | None:

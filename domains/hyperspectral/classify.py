@@ -16,7 +16,7 @@ from shared_backbones.errors import BadInput
 
 from ..calibration import fitted_temperature
 from ..task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
-from .bands import Bands, in_ranges
+from .bands import Bands, in_ranges, picked
 from .baselines import classical, sample
 from .config import ClassifyOptions
 from .linear import start_linear
@@ -70,7 +70,7 @@ class Classify:
         """Used bands, their means and deviations over training pixels, and the schema of the scene."""
         at = split.parts["train"]
         values, seen = spectra(data, at)
-        chosen = in_ranges(data.scene.bands, self.config.ranges_nm)
+        chosen = in_ranges(data.scene.bands, self.config.ranges_nm) & picked(data.scene.bands, self.config.only)
         if self.config.drop_bad:
             chosen &= np.array(data.scene.bands.good)
         mean, std = _moments(values, seen)

@@ -46,6 +46,7 @@ class ClassifyOptions(TaskConfig):
         None, description="nm, where the file states none: one per band, or 'FIRST-LAST' for even spacing"
     )
     ranges_nm: tuple[tuple[float, float], ...] | None = Field(None, description="use only bands in these ranges")
+    only: tuple[str | float, ...] | None = Field(None, description="use only these bands, by name or wavelength (nm)")
     drop_bad: bool = Field(True, description="leave out the bands that the file flags as bad")
     dead_bands: Literal["refuse", "drop"] = Field(
         "refuse",

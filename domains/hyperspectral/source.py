@@ -161,12 +161,22 @@ def load(source: str, options: ClassifyOptions) -> SceneData:
     return SceneData(scene, index, labels.polygons, tuple(int(c) for c in class_ids), class_names, manifest)
 
 
+def content_of(path: Path) -> str:
+    """sha256 of a file, or of all files of a store that is a folder, with their names."""
+    if not path.is_dir():
+        return sha256_of(path)
+    h = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        h.update(f"{file.relative_to(path)}:{sha256_of(file)}\n".encode())
+    return h.hexdigest()
+
+
 def _content(found: Found) -> str:
     """sha256 over the bytes of the files, or of a simulated array."""
     if not found.files:
         assert isinstance(found.scene, ArrayScene)
         return hashlib.sha256(np.ascontiguousarray(found.scene.array).tobytes()).hexdigest()
-    digests = [sha256_of(f) for f in found.files]
+    digests = [content_of(f) for f in found.files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +13,13 @@ from shared_backbones.errors import BadInput
 
 from ..bands import Bands
 from .arrays import described, open_mat, open_npy, sidecar
+from .enmap import enmap_bands, enmap_metadata
 from .labels import Labels, read_labels
 from .raster import CACHE_MB, RasterScene, crs_name, envi_data, gdal
 from .scene import ArrayScene, CorruptBlock, Cube, Scene, Seen
 from .writer import RasterWriter, copy_cube, cube_writer
+
+HDF = (".h5", ".hdf5", ".he5", ".nc", ".nc4")
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,17 @@ class Described:
 def open_scene(
     path: str | Path, *, variable: str | None = None, wavelengths: Sequence[float] | str | None = None
 ) -> Scene:
-    """A scene from a GeoTIFF or other raster that GDAL reads, ENVI (header or data file), .mat or .npy.
+    """A scene from a GeoTIFF or other raster that GDAL reads, ENVI (header or data file), .mat, .npy, .zarr, HDF5,
+    NetCDF; products of EnMAP, PRISMA and EMIT are known by what they hold.
 
     Bands are described by the file, else by a side-car ``<name>.json``, else by ``wavelengths``: nm, one per band, or
     "400-2500" for evenly spaced ones. Raises BadInput for a missing, damaged or unsuitable file.
     """
     path = Path(path)
+    if path.suffix.lower() == ".zarr" and path.is_dir():
+        from .zarrs import open_zarr
+
+        return _placed(open_zarr(path, variable), {}, wavelengths)
     if path.is_dir():
         raise BadInput(f"{path}: a folder, where the file of a scene is expected")
     if not path.is_file():
@@ -76,11 +85,29 @@ def open_scene(
     scene: Scene
     if suffix == ".npy":
         scene = open_npy(path)
+    elif suffix in HDF or (suffix == ".mat" and _is_hdf(path)):
+        from .products import open_hdf
+
+        scene = open_hdf(path, variable)
     elif suffix == ".mat":
         scene = open_mat(path, variable)
     else:
         scene = RasterScene(envi_data(path) if suffix == ".hdr" else path)
-    bands = described(scene.where, scene.bands, sidecar(path))
+        metadata = enmap_metadata(path)
+        if metadata is not None:
+            scene = Described(scene, enmap_bands(metadata, len(scene.bands)))
+    return _placed(scene, sidecar(path), wavelengths)
+
+
+def _is_hdf(path: Path) -> bool:
+    """Whether a .mat file is of version 7.3, which is HDF5 behind a heading."""
+    with path.open("rb") as f:
+        return f.read(10) == b"MATLAB 7.3"
+
+
+def _placed(scene: Scene, extra: Mapping[str, Any], wavelengths: Sequence[float] | str | None) -> Scene:
+    """The scene with its bands as a side-car or the user completes them."""
+    bands = described(scene.where, scene.bands, extra)
     if bands.wavelength_nm is None and wavelengths is not None:
         bands = bands.placed(spread(wavelengths, len(bands)))
     return scene if bands == scene.bands else Described(scene, bands)

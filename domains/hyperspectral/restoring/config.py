@@ -19,6 +19,7 @@ class RestoreOptions(TaskConfig):
         None, description="nm, where the file states none: one per band, or 'FIRST-LAST' for even spacing"
     )
     ranges_nm: tuple[tuple[float, float], ...] | None = Field(None, description="use only bands in these ranges")
+    only: tuple[str | float, ...] | None = Field(None, description="use only these bands, by name or wavelength (nm)")
     drop_bad: bool = Field(True, description="leave out the bands that the file flags as bad")
     block: int = Field(24, ge=8, description="about the side of a block in pixels; blocks are dealt out whole")
     fractions: tuple[float, float, float] = Field((0.5, 0.2, 0.3), description="train, validation, test")

@@ -20,7 +20,7 @@ def start_linear(model: Restorer, train: Iterable[Given], val: Iterable[Given]) 
 
     The penalty draws towards the given components themselves, not towards zero.
     """
-    k = len(model.basis)
+    k, train = len(model.basis), list(train)
     x, y = (torch.cat(parts) for parts in zip(*(_rows(model, *w) for w in train), strict=True))
     xv, yv = (torch.cat(parts) for parts in zip(*(_rows(model, *w) for w in val), strict=True))
     mean_x, mean_y = x.mean(0), y.mean(0)
@@ -38,6 +38,13 @@ def start_linear(model: Restorer, train: Iterable[Given], val: Iterable[Given]) 
     assert best is not None
     model.weight.copy_(best[1])
     model.bias.copy_(best[2])
+    pairs = [(_outside(model, given, seen), _outside(model, clean, seen)) for given, clean, seen in train]
+    below = sum(float(a.square().sum()) for a, _ in pairs)
+    model.rest.fill_(0.0 if below <= 0 else min(1.0, max(0.0, sum(float((a * b).sum()) for a, b in pairs) / below)))
+
+
+def _outside(model: Restorer, x: Tensor, seen: Tensor) -> Tensor:
+    return model.outside(x, seen, model.components(x, seen)).double()
 
 
 def _rows(model: Restorer, given: Tensor, clean: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:

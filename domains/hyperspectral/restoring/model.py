@@ -26,7 +26,8 @@ MODEL_OPTIONS = {"dropout"}
 class Restorer(nn.Module):
     """Spoilt windows -> restored ones, on the same lattice.
 
-    z = components of the given spectra; the linear part is a map of z's means over squares (see :mod:`.linear`); the
+    z = components of the given spectra; the linear part is a map of z's means over squares (see :mod:`.linear`), and
+    what z leaves out is kept in part, as suits the training blocks; the
     network sees both and adds a correction, 0 at first. A preset of rank 2 works on images of components, one of rank
     3 on the volume (bands, rows, columns), whatever the number of bands.
     """
@@ -35,6 +36,7 @@ class Restorer(nn.Module):
     basis: Tensor
     weight: Tensor
     bias: Tensor
+    rest: Tensor
 
     def __init__(self, mean: Sequence[float], basis: Sequence[Sequence[float]], preset: Preset) -> None:
         super().__init__()
@@ -48,6 +50,7 @@ class Restorer(nn.Module):
         k = len(basis)
         self.register_buffer("weight", torch.cat([torch.eye(k), torch.zeros((len(RADII) - 1) * k, k)]))
         self.register_buffer("bias", torch.zeros(k))
+        self.register_buffer("rest", torch.zeros(()))  # share of what lies outside the principal spectra that is kept
         spec = preset.backbone
         self.volume = preset.ranks[0] == 3
         options: dict[str, Any] = dict(preset.stem_options)
@@ -67,6 +70,10 @@ class Restorer(nn.Module):
         """(B, k, rows, cols): a band that was not measured counts as its mean."""
         centred = (x - self.mean[:, None, None]) * seen
         return torch.einsum("kb,nbrc->nkrc", self.basis, centred)
+
+    def outside(self, x: Tensor, seen: Tensor, z: Float[Tensor, "B k rows cols"]) -> Float[Tensor, "B b rows cols"]:
+        """What of the measured values no principal spectrum explains."""
+        return (x - self.cube(z)) * seen
 
     def cube(self, z: Float[Tensor, "B k rows cols"]) -> Float[Tensor, "B b rows cols"]:
         return torch.einsum("kb,nkrc->nbrc", self.basis, z) + self.mean[:, None, None]
@@ -89,7 +96,7 @@ class Restorer(nn.Module):
         valid = seen.any(1, keepdim=True)
         features = self.features(x, seen)
         z, given = self.linear(features) * valid, features[:, : len(self.basis)]
-        start = self.cube(z)
+        start = self.cube(z) + self.rest * self.outside(x, seen, given)
         if self.volume:
             inputs = torch.stack([(x - self.mean[:, None, None]) * seen, (start - self.mean[:, None, None]) * valid], 1)
             tokens, layout = self.stem(inputs)
@@ -98,4 +105,6 @@ class Restorer(nn.Module):
         scale = self.basis.shape[1] ** 0.5  # components grow with the number of bands
         tokens, layout = self.stem(torch.cat([given, z], 1) / scale)
         out, _ = self.net(tokens, layout)
-        return self.cube(z + scale * self.head(self.dropout(out)).mT.reshape(z.shape))
+        return start + torch.einsum(
+            "kb,nkrc->nbrc", self.basis, scale * self.head(self.dropout(out)).mT.reshape(z.shape)
+        )

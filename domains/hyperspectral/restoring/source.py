@@ -18,7 +18,7 @@ from ...public import locate, sha256_of
 from ...task import Manifest
 from ..data import Scene, crs_name, open_scene
 from ..datasets import SALINAS_A, SAMSON
-from ..source import SIMULATED, SceneData, local_file
+from ..source import SIMULATED, SceneData, content_of, local_file
 from ..unmixing.simulate import simulate_mixture
 from ..unmixing.source import samson_scene
 from .config import RestoreOptions
@@ -81,12 +81,8 @@ def _found(source: str, options: RestoreOptions) -> tuple[Scene, str, str, dict[
     if "://" not in source and "/" not in source and "." not in source and not Path(source).exists():
         raise BadInput(f"{unknown('data', source, [SIMULATED, *PUBLIC])}, or the path of a scene")
     path = local_file(source)
-    return (
-        open_scene(path, variable=options.variable, wavelengths=options.wavelengths),
-        sha256_of(path),
-        "not stated",
-        {},
-    )
+    found = open_scene(path, variable=options.variable, wavelengths=options.wavelengths)
+    return found, content_of(path), "not stated", {}
 
 
 def blocks_of(shape: tuple[int, int], side: int) -> list[Block]:

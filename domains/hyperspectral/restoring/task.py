@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from shared_backbones.errors import BadInput
 
 from ...task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
-from ..bands import in_ranges
+from ..bands import in_ranges, picked
 from ..source import spectra
 from .baselines import RANKS, WEIGHTS, chosen, low_rank, total_variation
 from .config import DenoiseOptions, RestoreOptions, SuperresOptions
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from shared_backbones.presets import Preset
 
 RANGE = (0.1, 99.9)  # percentiles of training values that become 0 and 1
+RELATIVE = 0.05  # weight of the squared error relative to the pixel's brightness, beside the plain one
+DARK = 0.05  # of the range: spectra darker than this count no more than it
 LINEAR_DRAWS = 4  # how often each training block is spoilt for the closed form
 Cube = Float[np.ndarray, "b rows cols"]
 Spoil = Callable[[Cube, np.random.Generator], Cube]
@@ -105,7 +107,7 @@ class Restore:
         c, bands = self.config, data.scene.bands
         at = pixels_of(self._part(data, split, "train"), data.plain.index.shape)
         x, seen = spectra(data.plain, at)
-        used = in_ranges(bands, c.ranges_nm)
+        used = in_ranges(bands, c.ranges_nm) & picked(bands, c.only)
         if c.drop_bad:
             used &= np.array(bands.good)
         used &= seen.any(0) & _varies(x, seen)
@@ -148,12 +150,17 @@ class Restore:
         return Pairs(self, data, split, fitted, part)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean squared error over the measured values, in units of the range / 100."""
+        """Mean squared error over the measured values, in units of the range / 100, plus that relative to the pixel.
+
+        The second part makes the spectra of dark pixels count, as the spectral angle does.
+        """
         assert isinstance(model, Restorer)
-        seen = batch["seen"]
-        error = (100 * (model(batch["given"], seen) - batch["clean"])).square() * seen
+        seen, clean = batch["seen"], batch["clean"]
+        error = ((model(batch["given"], seen) - clean).square() * seen).sum(1)
+        bands = seen.sum(1).to(error.dtype).clamp_min(1)
+        bright = (clean * seen).square().sum(1) / bands
         weight = seen.sum().to(error.dtype).clamp_min(1e-9)
-        return error.sum() / weight, weight
+        return 1e4 * (error * (1 + RELATIVE / (bright + DARK**2))).sum() / weight, weight
 
     def calibrate(self, model: nn.Module, data: CleanData, split: Split, fitted: Fitted) -> None:
         """Nothing to calibrate."""

@@ -30,6 +30,7 @@ class UnmixOptions(TaskConfig):
         None, description="nm, where the file states none: one per band, or 'FIRST-LAST' for even spacing"
     )
     ranges_nm: tuple[tuple[float, float], ...] | None = Field(None, description="use only bands in these ranges")
+    only: tuple[str | float, ...] | None = Field(None, description="use only these bands, by name or wavelength (nm)")
     drop_bad: bool = Field(True, description="leave out the bands that the file flags as bad")
     patch_radius: int = Field(5, ge=0, description="how far (pixels) a correction may look; the model is held to it")
     volume: float = Field(1e-3, ge=0, description="weight of the endmembers' volume in the loss")

@@ -19,7 +19,7 @@ from ..data import ArrayScene, Scene, crs_name, open_scene
 from ..data.arrays import load_mat
 from ..data.library import read_library
 from ..datasets import SAMSON, samson_wavelengths
-from ..source import SIMULATED, SceneData, local_file
+from ..source import SIMULATED, SceneData, content_of, local_file
 from .config import UnmixOptions
 from .simulate import simulate_mixture
 
@@ -110,7 +110,7 @@ def _find(source: str, options: UnmixOptions) -> _Found:
     if options.truth is not None:
         truth, more = _read_truth(options, scene)
         files += more
-    digests = [sha256_of(f) for f in files]
+    digests = [content_of(f) for f in files]
     joined = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return _Found(scene, truth, joined)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from shared_backbones.errors import BadInput, BadRequest
 
 from ...task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
-from ..bands import in_ranges
+from ..bands import in_ranges, picked
 from ..data.library import read_library
 from ..samples import Tiles
 from ..source import local_file, spectra
@@ -120,7 +120,7 @@ class Unmix:
         """Used bands and their statistics over training spectra, how many endmembers, those of a library."""
         c, bands = self.config, data.scene.bands
         x, seen = spectra(data.plain, split.parts["train"][:, 1])
-        chosen = in_ranges(bands, c.ranges_nm)
+        chosen = in_ranges(bands, c.ranges_nm) & picked(bands, c.only)
         if c.drop_bad:
             chosen &= np.array(bands.good)
         share = seen.mean(0)
@@ -151,9 +151,9 @@ class Unmix:
         if c.library is not None:
             library = read_library(local_file(c.library))
             known = library.on(nm)
-            picked = _picked(x[:, used][whole][:: max(1, int(whole.sum()) // 2000)], known, count)
-            fitted["library"] = known[picked].tolist()
-            fitted["names"] = [library.names[i] for i in picked]
+            members = _picked(x[:, used][whole][:: max(1, int(whole.sum()) // 2000)], known, count)
+            fitted["library"] = known[members].tolist()
+            fitted["names"] = [library.names[i] for i in members]
         return fitted
 
     def _count(self, data: UnmixData) -> int:

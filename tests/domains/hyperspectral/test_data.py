@@ -182,9 +182,9 @@ def test_mat_asks_when_several_variables_fit(tmp_path: Path) -> None:
         open_scene(path, variable="secnd")
 
 
-def test_mat_of_version_7_3_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_mat_of_version_7_3_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mat").write_bytes(b"MATLAB 7.3 MAT-file, Platform: GLNXA64" + bytes(600))
-    with pytest.raises(BadInput, match=r"v7\.3.*'-v7'"):
+    with pytest.raises(BadInput, match="not an HDF5"):
         open_scene(tmp_path / "a.mat")
 
 
