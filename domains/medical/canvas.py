@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from .data.images import Pixels, as_bytes, luminance
@@ -17,7 +17,7 @@ DARK = 0.06  # of full scale: margins that never rise above it hold nothing
 LEAST = 0.3  # of a side that is left, at least, when margins are cut
 
 
-def cropped(pixels: Pixels) -> Pixels:
+def cropped(pixels: Pixels) -> Float32[np.ndarray, "h w C"]:
     """Without the dark margins around what is there; whole where there are none or next to nothing would stay."""
     bright = luminance(pixels) > DARK
     rows, columns = (np.flatnonzero(bright.mean(axis) > 0.02) for axis in (1, 0))
@@ -42,7 +42,7 @@ def letterbox(x: Float[Tensor, "B C H W"], side: int) -> Float[Tensor, "B C S S"
     return F.pad(x, (left, side - size[1] - left, top, side - size[0] - top))
 
 
-def on_canvas(pixels: Pixels, side: int, channels: int, crop: bool) -> UInt8[np.ndarray, "C S S"]:
+def on_canvas(pixels: Pixels, side: int, channels: int, crop: bool) -> UInt8[np.ndarray, "K S S"]:
     """One image as the model takes it: margins cut, grey or colour, brought to the side."""
     if crop:
         pixels = cropped(pixels)

@@ -37,6 +37,7 @@ FACTS: Mapping[str, MetricFact] = {
     "auprc_*": MetricFact("1", "higher", "average precision of one label; NaN where the part lacks an outcome"),
 }  # fmt: skip
 Column = Float[np.ndarray, "n"]
+Curve = Float[np.ndarray, "points"]
 
 
 def label_evidence(
@@ -85,7 +86,7 @@ def average_precision(score: Column, positive: Any, weight: Column) -> float:
     return float((gain * up / np.maximum(up + down, 1e-300)).sum())
 
 
-def roc(score: Column, positive: Any, weight: Column) -> tuple[Column, Column, Column]:
+def roc(score: Column, positive: Any, weight: Column) -> tuple[Curve, Curve, Curve]:
     """False and true positive rates and the threshold (score >= threshold), from (0, 0, inf) to (1, 1, lowest)."""
     values, place = np.unique(-score, return_inverse=True)
     up = np.cumsum(np.bincount(place, weight * positive, len(values)))

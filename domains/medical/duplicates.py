@@ -126,4 +126,4 @@ def grouped(
     )
 
 
-__all__ = ["Duplicates", "Float32", "grouped", "near_pairs", "perceptual_hash"]
+__all__ = ["Duplicates", "grouped", "near_pairs", "perceptual_hash"]

@@ -19,7 +19,7 @@ from ..tiling import Slices, stream
 from .geometry import SlabResampler, shape_at, taps, window_of
 from .plan import Plan, factors
 from .segment_items import scaled_, voxels_of
-from .segment_model import Segmenter, squeezed, unsqueezed
+from .segment_model import squeezed, unsqueezed
 
 Probabilities = Callable[[slice, Tensor], None]
 
@@ -53,7 +53,7 @@ def apply_to(model: nn.Module, across: int | None) -> Callable[[Tensor], Tensor]
 
 @torch.inference_mode()
 def stream_probabilities(
-    model: Segmenter,
+    model: nn.Module,
     image: Shaped[np.ndarray, "C *axes"],
     spacing: Sequence[float],
     plan: Plan,
@@ -104,7 +104,7 @@ class Answer:
 
 
 def segment(
-    model: Segmenter,
+    model: nn.Module,
     image: Shaped[np.ndarray, "C *axes"],
     spacing: Sequence[float],
     plan: Plan,
@@ -114,7 +114,8 @@ def segment(
     """Labels and largest probability of a canonical image, in one byte each (two where there are over 256 classes)."""
     order = order_of(image.shape[1:])
     shape = [image.shape[1 + axis] for axis in order]
-    labels = np.empty(shape, np.uint8 if model.classes <= 256 else np.uint16)
+    classes = int(model.classes)  # type: ignore[arg-type]
+    labels = np.empty(shape, np.uint8 if classes <= 256 else np.uint16)
     sure = np.empty(shape, np.uint8)
 
     def write(rows: slice, p: Tensor) -> None:

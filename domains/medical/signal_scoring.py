@@ -42,13 +42,16 @@ def beat_evidence(
         mine = mine[np.argsort(rows[mine, 1])]
         edges = rows[mine, 1:] / rate
         heart = hearts[r]
-        truth, of_truth = _inside(heart.beats, heart.kinds, edges)
-        times, of_found = _inside(*found[r], edges)
+        scored = _inside(heart.beats, edges)
+        truth, of_truth = heart.beats[scored], heart.kinds[scored]
+        heard = _inside(found[r][0], edges)
+        times, of_found = found[r][0][heard], found[r][1][heard]
         for suffix, reach in (("", tolerance), ("_75", STRICT)):
-            pairs = matched(truth, times, reach)
-            hit = pairs >= 0
+            pairs = matched(heart.beats, times, reach)
             alarm = np.ones(len(times), bool)
-            alarm[pairs[hit]] = False
+            alarm[pairs[pairs >= 0]] = False  # one beside a beat just outside of a stretch is no false alarm
+            pairs = pairs[scored]
+            hit = pairs >= 0
             _add(columns[f"hits{suffix}"], mine, edges, truth[hit])
             _add(columns[f"misses{suffix}"], mine, edges, truth[~hit])
             _add(columns[f"alarms{suffix}"], mine, edges, times[alarm])
@@ -64,11 +67,10 @@ def beat_evidence(
     return Evidence(unit, columns)
 
 
-def _inside(times: Any, kinds: Any, edges: Float[np.ndarray, "n 2"]) -> tuple[Any, Any]:
-    """Beats within any of the stretches."""
+def _inside(times: Any, edges: Float[np.ndarray, "n 2"]) -> Any:
+    """Which beats lie within any of the stretches."""
     place = np.searchsorted(edges[:, 0], times, side="right") - 1
-    keep = (place >= 0) & (times < edges[np.maximum(place, 0), 1])
-    return times[keep], kinds[keep]
+    return (place >= 0) & (times < edges[np.maximum(place, 0), 1])
 
 
 def _add(column: Any, mine: Any, edges: Any, times: Any, values: Any = None) -> None:
