@@ -80,6 +80,11 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--part", default="test", choices=["test", "val"])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--patch", type=int, nargs="+", default=[128, 128])
+    parser.add_argument(
+        "--batch", type=int, default=2, help="patches of a step: small, so that slow nets take some too"
+    )
+    parser.add_argument("--overlap", type=float, default=0.25)
     parser.add_argument("--baselines", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -90,7 +95,8 @@ def main() -> None:
         print(json.dumps(row), flush=True)
 
     for fold in args.folds:
-        task = Segment(Segment.Config.model_validate({"split": {"fold": fold}}))
+        options = {"split": {"fold": fold}, "patch": args.patch, "batch": args.batch, "overlap": args.overlap}
+        task = Segment(Segment.Config.model_validate(options))
         data = task.open(args.data)
         split = task.split(data)
         fitted = json.loads(json.dumps(task.fit(data, split)))
