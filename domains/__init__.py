@@ -69,6 +69,12 @@ def _superres() -> type[Any]:
     return Superres
 
 
+def _detect() -> type[Any]:
+    from .hyperspectral.detecting.task import Detect
+
+    return Detect
+
+
 def _graph_link() -> type[Any]:
     from .graph.link import Link
 
@@ -161,6 +167,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {
     "hyperspectral/unmix": _unmix,
     "hyperspectral/denoise": _denoise,
     "hyperspectral/superres": _superres,
+    "hyperspectral/detect": _detect,
     "graph/node": _graph_node,
     "graph/graph": _graph_graph,
     "audio/classify": _audio_classify,

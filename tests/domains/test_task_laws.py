@@ -41,6 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {  # the laws do not depend on size; the test
     "hyperspectral/unmix": {"simulated": {"rows": 32, "cols": 32, "bands": 30, "endmembers": 3}, "patch_radius": 3},
     "medical/segment": {"simulated": {"cases": 8, "size": 24}, "patches": 4, "batch": 2},
     "hyperspectral/denoise": {"simulated": {"rows": 40, "cols": 40, "bands": 12}, "block": 10, "components": 6},
+    "hyperspectral/detect": {"simulated": {"rows": 40, "cols": 40, "bands": 12}, "block": 10, "near": 3},
     "hyperspectral/superres": {"simulated": {"rows": 40, "cols": 40, "bands": 12}, "block": 10, "components": 6},
     "synthetic/recall": {"strings": 40, "length": 24, "pairs": 3, "vocab": 16},
     "synthetic/listops": {"strings": 40, "length": 24},

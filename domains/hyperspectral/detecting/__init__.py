@@ -1,0 +1,1 @@
+"""Detecting: where a known spectrum hides, and where something does not belong."""
