@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from domains.scoring import CLASS_FACTS, class_evidence, class_scores, softmax
-from domains.task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
+from domains.task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Portable, Sink, Split, TaskConfig
 from shared_backbones.errors import BadInput
 
 from .objects.closing import calibrate, fit_skip, fit_thresholds, over_items
@@ -126,6 +126,13 @@ class Classify:
 
         assert isinstance(model, SeriesClassifier)
         return all_figures(self, model, data, split, fitted, scored)
+
+    def portable(self, model: nn.Module, fitted: Fitted) -> Portable | None:
+        """The backbone's verdict on regular or gridded series as a function of plain tensors, for export."""
+        from .objects.portable import portable
+
+        assert isinstance(model, SeriesClassifier)
+        return portable(model, fitted)
 
     def predict(self, model: nn.Module, fitted: Fitted, source: str, sink: Sink) -> dict[str, Any]:
         """A row per object as predictions.csv; one with too few observations says so and has no class."""

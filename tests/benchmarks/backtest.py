@@ -61,7 +61,9 @@ def main() -> None:
     fitted = task.fit(panel, split)
     windows = len(task.items(panel, split, fitted, "test"))
     forecasts = windows * a.horizon * a.series
-    print(f"{a.series} series x {a.steps} steps, {windows} origins x {a.horizon} steps: {forecasts / 1e6:.1f} M forecasts")
+    print(
+        f"{a.series} series x {a.steps} steps, {windows} origins, {a.horizon} ahead: {forecasts / 1e6:.1f} M forecasts"
+    )
     print(f"panel {panel.values.nbytes / 2**20:.0f} MiB; {imported:.0f} MiB before anything was made")
     scored = dict(task.baselines(panel, split, fitted))
     print(f"baselines: {time.perf_counter() - start:.1f} s, peak {peak_mib():.0f} MiB")

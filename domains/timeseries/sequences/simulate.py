@@ -1,6 +1,6 @@
 """Simulated lives: events of work, health and home whose order decides, not their number.
 
-Whoever is ill after a loss of work and before a new one is "at risk"; everybody has the same kinds of events.
+Whoever falls ill right after a loss of work is "at risk"; the others are ill before it, or some events later.
 """
 
 from __future__ import annotations
@@ -12,11 +12,7 @@ import pandas as pd
 
 QUIET = ("work:same", "home:move", "health:visit", "home:same", "health:fine")
 
-ORDERS = (  # the first is the risk
-    ("work:lost", "health:ill", "work:new"),
-    ("health:ill", "work:lost", "work:new"),
-    ("work:lost", "work:new", "health:ill"),
-)
+ORDERS = ((0, 1), (1, 0), (0, 4))  # places of the loss and of the illness; the first is the risk
 
 
 def simulated(given: Mapping[str, int]) -> pd.DataFrame:
@@ -27,11 +23,10 @@ def simulated(given: Mapping[str, int]) -> pd.DataFrame:
         n = max(6, int(random.normal(given.get("events", 20), 3)))
         days = np.sort(random.choice(3650, n, replace=False))
         kinds = [str(k) for k in random.choice(QUIET, n)]
-        at = np.sort(random.choice(n, 3, replace=False))
         risk = person % 2 == 0
-        turn = ORDERS[0] if risk else ORDERS[1 + person // 2 % 2]
-        for spot, kind in zip(at, turn, strict=True):
-            kinds[spot] = kind
+        lost, ill = ORDERS[0] if risk else ORDERS[1 + person // 2 % 2]
+        at = int(random.integers(0, n - 4))
+        kinds[at + lost], kinds[at + ill] = "work:lost", "health:ill"
         income = 100 + 20 * random.normal(size=n)
         income[random.random(n) < 0.05] = np.nan
         for day, kind, money in zip(days, kinds, income, strict=True):
