@@ -41,7 +41,7 @@ def noise(x: Images, level: int, random: torch.Generator) -> Images:
 
 def blur(x: Images, level: int, random: torch.Generator) -> Images:
     """A Gaussian along every axis of space, of a deviation relative to the shortest one."""
-    deviation = (0.006, 0.011, 0.018, 0.027, 0.04)[level - 1] * min(x.shape[2:])
+    deviation = (0.012, 0.02, 0.03, 0.042, 0.06)[level - 1] * min(x.shape[2:])
     reach = max(1, math.ceil(3 * deviation))
     at = torch.arange(-reach, reach + 1, dtype=x.dtype)
     kernel = torch.exp(-0.5 * (at / deviation) ** 2)

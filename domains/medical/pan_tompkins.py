@@ -76,10 +76,10 @@ def detect(x: Float[np.ndarray, "T"], rate: float) -> Float[np.ndarray, "n"]:
         return float(slopes[max(0, i - reach) : i + reach + 1].max())
 
     for place, top in enumerate(tops):
-        _overdue(levels, tops[:place], top, energy, rate)
+        _overdue(levels, tops[:place], int(top), energy, rate)
         last = levels.beats[-1] if levels.beats else None
-        near = last is not None and (top - last) / rate < T_WAVE
-        beat = energy[top] > levels.high and not (near and last is not None and steepest(top) < 0.5 * steepest(last))
+        wave_t = last is not None and (top - last) / rate < T_WAVE and steepest(top) < 0.5 * steepest(last)
+        beat = bool(energy[top] > levels.high) and not wave_t
         levels.hear(float(energy[top]), beat)
         if beat:
             levels.beats.append(int(top))

@@ -93,7 +93,7 @@ class BeatNet(nn.Module):
         self.head = nn.Linear(self.backbone.dim, 1 + self.kinds)
         self.register_buffer("threshold", torch.tensor(0.5))
 
-    def forward(self, x: Float[Tensor, "B T"]) -> Float[Tensor, "B N 1+K"]:
+    def forward(self, x: Float[Tensor, "B T"]) -> Float[Tensor, "B N K1"]:
         """Windows of samples, NaN in gaps -> logits; token j stands for samples j T / N to (j + 1) T / N."""
         shown, _ = self.front(x)
         tokens = self.backbone(*self.stem(shown))[0]

@@ -147,7 +147,8 @@ def test_no_patient_is_ever_divided(rows: list[tuple[int, int]], protocol: str, 
     keys = [str(i) for i in range(len(rows))]
     found = grouped(keys, [0] * len(rows), patients, labels)
     data = Cases(
-        Manifest("made", "0"), np.zeros((len(rows), 1, 8, 8), np.uint8), labels, ("a", "b"), True, tuple(keys), tuple(patients),
+        Manifest("made", "0"), np.zeros((len(rows), 1, 8, 8), np.uint8), labels, ("a", "b"), True, tuple(keys),
+        tuple(patients),
         ("",) * len(rows), ("",) * len(rows), ("",) * len(rows), found.group, tuple(keys),
     )  # fmt: skip
     if len(set(patients)) < 5 or len(set(labels[:, 0])) < 2:
