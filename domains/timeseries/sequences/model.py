@@ -62,7 +62,7 @@ class EventStem(nn.Module):
         sizes = [2 + len(v) for v in fitted["vocabulary"]]
         self.first = [sum(sizes[:i]) for i in range(len(sizes))]
         self.words = nn.Embedding(max(1, sum(sizes)), dim)
-        nn.init.normal_(self.words.weight, std=0.02)
+        nn.init.normal_(self.words.weight, std=0.5)  # of the size of what numbers and times add
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(fitted[name], dtype=torch.float64))
         self.unit = float(fitted["gap"])
