@@ -78,7 +78,7 @@ def detect(x: Float[np.ndarray, "T"], rate: float) -> Float[np.ndarray, "n"]:
     for place, top in enumerate(tops):
         _overdue(levels, tops[:place], int(top), energy, rate)
         last = levels.beats[-1] if levels.beats else None
-        wave_t = last is not None and (top - last) / rate < T_WAVE and steepest(top) < 0.5 * steepest(last)
+        wave_t = last is not None and (top - last) / rate < T_WAVE and steepest(int(top)) < 0.5 * steepest(last)
         beat = bool(energy[top] > levels.high) and not wave_t
         levels.hear(float(energy[top]), beat)
         if beat:
