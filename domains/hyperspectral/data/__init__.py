@@ -17,7 +17,7 @@ from .enmap import enmap_bands, enmap_metadata
 from .labels import Labels, read_labels
 from .raster import CACHE_MB, RasterScene, crs_name, envi_data, gdal
 from .scene import ArrayScene, CorruptBlock, Cube, Scene, Seen
-from .writer import RasterWriter, copy_cube, cube_writer
+from .writer import RasterWriter, copy_cube, cube_writer, finish_envi
 
 HDF = (".h5", ".hdf5", ".he5", ".nc", ".nc4")
 
@@ -138,6 +138,7 @@ __all__ = [
     "copy_cube",
     "crs_name",
     "cube_writer",
+    "finish_envi",
     "gdal",
     "open_scene",
     "read_labels",

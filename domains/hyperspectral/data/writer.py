@@ -197,11 +197,17 @@ def copy_cube(scene: Scene, path: Path, dtype: str = "float32", *, rows_at_once:
                 stored[~seen] = scene.nodata
             writer.write(span, width, (np.round(stored) if whole else stored).astype(dtype))
     if fields:
-        with path.with_suffix(".hdr").open("a") as header:
-            header.write(fields)
-        with gdal(), rasterio.open(path) as file:
-            kept = tuple(file.transform)[:6]
-        if scene.transform is not None and not np.allclose(kept, scene.transform, rtol=1e-6):
-            raise BadInput(
-                f"{path}: an ENVI header cannot hold the transform {scene.transform}; write a GeoTIFF instead"
-            )
+        finish_envi(path, scene, scene.bands)
+
+
+def finish_envi(path: Path, like: Lattice, bands: Bands) -> None:
+    """Write what GDAL leaves out into the header beside an ENVI file, and check that it holds the transform.
+
+    Raises BadInput where it does not (rotated with oblong pixels).
+    """
+    with path.with_suffix(".hdr").open("a") as header:
+        header.write(envi_fields(bands))
+    with gdal(), rasterio.open(path) as file:
+        kept = tuple(file.transform)[:6]
+    if like.transform is not None and not np.allclose(kept, like.transform, rtol=1e-6):
+        raise BadInput(f"{path}: an ENVI header cannot hold the transform {like.transform}; write a GeoTIFF instead")

@@ -16,7 +16,7 @@ from shared_backbones.errors import BadInput, BadRequest
 from ...task import Fitted, Sink
 from ...tiling import Slices, Tile, stream
 from ..bands import Bands, difference
-from ..data import CorruptBlock, Scene, crs_name, cube_writer
+from ..data import CorruptBlock, Scene, crs_name, cube_writer, finish_envi
 from ..reach import measured_reach
 from .degrade import finer
 from .model import RADII, Restorer
@@ -112,28 +112,30 @@ def restore_scene(task: Restore, model: Restorer, fitted: Fitted, source: str, s
         return torch.full((len(used), *tile.shape), torch.nan)
 
     tile, blended = options.predict_tile, reach is None
-    with (
-        sink.file(f"{name}_{ending}.tif") as path,
-        cube_writer(path, out, "float32", bands=out.bands, nodata=NODATA, compress="deflate") as writer,
-    ):
+    envi = options.output == "envi"
+    creation = {} if envi else {"compress": "deflate"}
+    with sink.file(f"{name}_{ending}.{'img' if envi else 'tif'}") as path:
+        with cube_writer(path, out, "float32", bands=out.bands, nodata=NODATA, **creation) as writer:
 
-        def write(at: Slices, slab: Tensor) -> None:
-            lost = torch.isnan(slab).numpy()
-            facts["values"] += lost.size
-            facts["unseen"] += int(lost.sum())
-            writer.write(at[0], at[1], np.where(lost, np.float32(NODATA), scaled.back(slab.numpy())))
+            def write(at: Slices, slab: Tensor) -> None:
+                lost = torch.isnan(slab).numpy()
+                facts["values"] += lost.size
+                facts["unseen"] += int(lost.sum())
+                writer.write(at[0], at[1], np.where(lost, np.float32(NODATA), scaled.back(slab.numpy())))
 
-        stream(
-            window_reader(scene, used, scaled, scale),
-            apply,
-            write,
-            shape=out.shape,
-            tile=tile,
-            stride=max(1, tile * 3 // 4) if blended else None,
-            halo=max(RADII) if reach is None else reach,
-            blend="hann" if blended else "constant",
-            on_error=on_error,
-        )
+            stream(
+                window_reader(scene, used, scaled, scale),
+                apply,
+                write,
+                shape=out.shape,
+                tile=tile,
+                stride=max(1, tile * 3 // 4) if blended else None,
+                halo=max(RADII) if reach is None else reach,
+                blend="hann" if blended else "constant",
+                on_error=on_error,
+            )
+        if envi:
+            finish_envi(path, out, out.bands)
     return {
         "rows": out.shape[0],
         "columns": out.shape[1],

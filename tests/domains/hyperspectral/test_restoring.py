@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from domains.hyperspectral.restoring.scoring import SIDE, evidence_of, row, scor
 from domains.hyperspectral.restoring.source import blocks_of
 from domains.hyperspectral.restoring.task import Denoise, Superres
 from domains.hyperspectral.unmixing.simulate import simulate_mixture
+from pipelines.sink import FolderSink
 from shared_backbones.errors import BadInput, BadRequest
 from shared_backbones.presets import adjust, load_preset, parse_preset
 
@@ -199,6 +201,26 @@ def test_windows_restore_what_the_whole_scene_gives(clean: dict[str, Any], tmp_p
         whole = whole * (fitted["high"] - fitted["low"]) + fitted["low"]
         assert np.abs(whole - found)[seen].max() < 1e-4
     torch.nn.init.zeros_(model.head.weight)
+
+
+def test_envi_in_and_out_keeps_everything(tmp_path: Path) -> None:
+    ready = made(Denoise(DenoiseOptions.model_validate({**SMALL, "drop_bad": False, "output": "envi"})))
+    bands = ready["data"].scene.bands
+    flagged = replace(bands, good=tuple(i != 3 for i in range(12)))
+    scene = replace(ready["data"].scene, bands=flagged, nodata=-7.0)
+    copy_cube(scene, tmp_path / "scene.img")
+    sink = FolderSink(tmp_path, "out")
+    ready["task"].predict(ready["model"], ready["fitted"], str(tmp_path / "scene.hdr"), sink)
+    sink.publish()
+    given, found = open_scene(tmp_path / "scene.hdr"), open_scene(tmp_path / "out" / "scene_denoised.hdr")
+    assert found.bands.good == flagged.good
+    assert found.bands.wavelength_nm == given.bands.wavelength_nm
+    assert found.bands.fwhm_nm == given.bands.fwhm_nm
+    assert np.allclose(found.transform, given.transform)
+    assert found.nodata == -9999.0
+    assert "32" in str(found.crs)
+    clean, seen = given.read(slice(0, 40), slice(0, 40))
+    assert np.abs(found.read(slice(0, 40), slice(0, 40))[0] - clean)[seen].mean() < 0.1
 
 
 def test_finer_pixels_lie_where_the_coarse_ones_did(tmp_path: Path) -> None:
