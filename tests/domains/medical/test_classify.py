@@ -107,13 +107,13 @@ def test_presets_learn_one_batch_and_do_not_mix_images(preset: str, cases: Cases
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(12):
+    for _ in range(8):
         loss = task.loss(model, batch)[0]
         losses.append(float(loss.detach()))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert min(losses[-4:]) < 0.7 * losses[0]
+    assert min(losses[-3:]) < 0.85 * losses[0]
 
 
 def test_the_ablation_builds_and_options_are_checked(fitted: dict[str, Any]) -> None:
