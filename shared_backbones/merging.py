@@ -211,7 +211,10 @@ class Expand(nn.Module):
         y = layout.fold(self.project(layout.clean(x))).unflatten(-1, ((self.stride,) * self.rank + (self.dim,)))
         for axis, n in enumerate(finer.axes):
             y = y.movedim(1 + self.rank, 2 + axis).flatten(1 + axis, 2 + axis)
-            y = y.index_select(1 + axis, torch.arange(n, device=y.device))
+            if torch.compiler.is_exporting():  # a narrowed tensor would fix whether the lattice was whole blocks
+                y = y.index_select(1 + axis, torch.arange(n, device=y.device))
+            else:
+                y = y.narrow(1 + axis, 0, n)
         return y.flatten(1, self.rank)
 
 
