@@ -37,7 +37,7 @@ from pipelines.runs import load_run
 def fine_tuned(task: Any, model: Any, data: Any, split: Any, fitted: Any, masks: Any, epochs: int) -> Any:
     """The model after a few epochs with its pruned weights held at 0; the epoch of least validation loss."""
     train, val = (task.items(data, split, fitted, part) for part in ("train", "val"))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.0)
     best: tuple[float, Any] = (float("inf"), copy.deepcopy(model.state_dict()))
     for _ in range(epochs):
         model.train()

@@ -49,7 +49,7 @@ def cluster(values: Float[np.ndarray, "n"], count: int) -> tuple[Float[np.ndarra
     nonzero = values[values != 0]
     zeros = len(nonzero) < len(values)
     k = max(1, min(count - zeros, len(np.unique(nonzero)))) if len(nonzero) else 0
-    centres = np.quantile(nonzero, (np.arange(k) + 0.5) / k) if k else np.zeros(0)
+    centres = np.linspace(nonzero.min(), nonzero.max(), k) if k else np.zeros(0)  # evenly: the rare large ones matter
     for _ in range(ROUNDS):
         at = np.abs(nonzero[:, None] - centres).argmin(1) if k else np.zeros(0, int)
         size = np.bincount(at, minlength=k)

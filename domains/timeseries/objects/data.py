@@ -225,8 +225,10 @@ def parse_curves(tables: Sequence[tuple[str, str | None, bytes]], options: Class
     bands: dict[str, int] = {}
     objects: list[Raw] = []
     totals: dict[str, int] = {}
+    faint_up = False
     for source, name, raw in tables:
         frame = read_table(raw, source, ReadOptions(separator=options.separator))
+        faint_up |= str(column(frame, "value", options.value, source)).lower() in MAGNITUDES
         curves, counts = curves_of(frame, source, options, bands, name)
         objects += [Raw(key, values, label) for key, values, label in curves]
         totals = {k: totals.get(k, 0) + n for k, n in counts.items()}
@@ -239,7 +241,7 @@ def parse_curves(tables: Sequence[tuple[str, str | None, bytes]], options: Class
     turn = np.array([order.index(name) for name in bands], float)
     for one in objects:
         one.values[:, 3] = turn[one.values[:, 3].astype(int)]
-    return Read(False, tuple(order), objects, dict(totals))
+    return Read(False, tuple(order), objects, {**totals, "magnitudes": faint_up})
 
 
 def with_table(read: Read, table: dict[str, tuple[str, str, tuple[float, ...]]], source: str) -> Read:

@@ -47,6 +47,8 @@ def all_figures(
         found["A light curve, its fit and what the backbone looked at"] = light_curve(
             model, data, items, p, truth, classes
         )
+    if not data.regular:
+        found["How soon it is told"] = early_picture(task, model, data, rows, fitted)
     found["Mistakes"] = confusion_picture(scored["model"], tuple(classes))
     found["Calibration"] = calibration_picture(scored["model"])
     found["Accuracy beside the baselines"] = beside(task, scored)
@@ -103,8 +105,8 @@ def folded(axis: Axes, data: Objects, at: int) -> None:
                 angles += [np.cos(2 * np.pi * k * phase), np.sin(2 * np.pi * k * phase)]
             axis.plot(phase, np.stack(angles, 1) @ fit[b][0], lw=0.8, color=colour)
             axis.plot(x[mine] + 1, curve[mine, VALUE], ".", ms=3, color=colour)
-    if data.feature_names and np.median(curve[:, VALUE]) > 0:
-        axis.invert_yaxis()  # magnitudes: bright is up
+    if data.manifest.facts.get("magnitudes"):
+        axis.invert_yaxis()  # bright is up
     axis.set_xlabel(f"phase at {period:.5g}" if np.isfinite(period) else "time", fontsize="small")
 
 
@@ -151,7 +153,8 @@ def light_curve(
         figure.colorbar(drawn, ax=left, label=f"added to the score of {classes[guess]}")
     else:
         left.plot(curve[:, TIME], curve[:, VALUE], ".")
-    left.invert_yaxis()
+    if data.manifest.facts.get("magnitudes"):
+        left.invert_yaxis()
     left.set(xlabel="time", ylabel="value in the units of the file")
     left.set_title(f"{data.names[at]}: true {classes[truth[i]]}, said {classes[guess]}", fontsize="small")
     folded(right, data, at)

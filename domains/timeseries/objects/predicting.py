@@ -46,7 +46,7 @@ def predict_source(
         table = csv.DictWriter(f, columns, restval="")
         table.writeheader()
         table.writerows(rows[o.name] for o in read.objects)
-    counts = {k: v for k, v in read.found.items() if v}
+    counts = {k: v for k, v in read.found.items() if v and k != "magnitudes"}
     return {"objects": len(read.objects), "without_class": len(few), "output": "predictions.csv", **counts}
 
 

@@ -52,4 +52,4 @@ def simulated(options: Mapping[str, int]) -> Read:
                 rows.append((t, y + random.normal() * error, error, b))
         table = np.array(rows)
         found.append(Raw(f"star_{i}", table[np.lexsort((table[:, 3], table[:, 0]))], kind))
-    return Read(False, BANDS, found)
+    return Read(False, BANDS, found, {"magnitudes": True})

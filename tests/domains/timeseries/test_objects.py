@@ -18,6 +18,7 @@ from domains.timeseries.objects.closed import fit_ridge
 from domains.timeseries.objects.config import ClassifyOptions
 from domains.timeseries.objects.convolutions import KERNELS, FixedConvolutions, dilations_of
 from domains.timeseries.objects.data import parse_curves, parse_ts
+from domains.timeseries.objects.early import truncated
 from domains.timeseries.objects.gridding import gaussian_process, on_phase_grid, on_time_grid
 from domains.timeseries.objects.items import ObjectItems, filled
 from domains.timeseries.objects.neighbours import euclidean, warped_matrix
@@ -369,6 +370,20 @@ def test_static_features_come_from_the_table_of_objects(tmp_path: Path) -> None:
         task(objects="table.csv").open(str(tmp_path / "stars.csv"))
     with pytest.raises(BadRequest, match="table of objects"):
         task(static=("redshift",)).open("simulated")
+
+
+def test_truncated_curves_keep_their_beginning_alone() -> None:
+    t = task()
+    data = t.open("simulated")
+    rows = np.array([1, 4])
+    cut = truncated(data, rows, 0.5, 2, 0.2)
+    for i in (1, 4):
+        np.testing.assert_array_equal(cut.series[i], data.series[i][: len(cut.series[i])])
+        assert abs(len(cut.series[i]) - len(data.series[i]) / 2) <= 1
+        assert cut.features[i, 4] == pytest.approx(np.log(len(cut.series[i])))
+    assert cut.series[0] is data.series[0]
+    whole = truncated(data, rows, 1.0, 2, 0.2)
+    np.testing.assert_array_equal(whole.features, data.features)
 
 
 @pytest.mark.data

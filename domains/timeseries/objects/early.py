@@ -1,0 +1,68 @@
+"""How soon a light curve is told: the model on the first observations of each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int64
+from matplotlib.figure import Figure
+
+from domains.task import Fitted
+
+from .closing import over_items
+from .collection import Objects
+from .items import ObjectItems
+from .model import SeriesClassifier
+from .statistics import all_features
+
+if TYPE_CHECKING:
+    from ..classify import Classify
+
+SHARES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+MOST = 300  # objects
+
+
+def truncated(data: Objects, rows: Int64[np.ndarray, "n"], share: float, least: int, shortest: float) -> Objects:
+    """Objects of which only the first share of the observations was made, their statistics found anew."""
+    series = list(data.series)
+    for i in rows:
+        series[i] = series[i][: max(least, round(share * len(series[i])))]
+    features = data.features.copy()
+    kept = [series[i] for i in rows]
+    features[rows] = all_features(kept, len(data.channels), shortest, data.longest_period)
+    return replace(data, series=tuple(series), features=features)
+
+
+def early_scores(
+    task: Classify, model: SeriesClassifier, data: Objects, rows: Int64[np.ndarray, "n"], fitted: Fitted
+) -> dict[float, float]:
+    """Share of the observations -> accuracy on objects cut there. The model saw whole curves in training."""
+    truth = task.targets(data, rows, fitted)
+    found = {}
+    for share in SHARES:
+        cut = truncated(data, rows, share, task.config.least, task.config.shortest_period)
+        z = over_items(model, ObjectItems(cut, rows), model).numpy()
+        found[share] = float((z.argmax(1) == truth).mean())
+    return found
+
+
+def early_picture(
+    task: Classify, model: SeriesClassifier, data: Objects, rows: Int64[np.ndarray, "n"], fitted: Fitted
+) -> Figure:
+    """Accuracy against the share that was observed, on at most MOST test objects."""
+    chosen = rows if len(rows) <= MOST else rows[np.linspace(0, len(rows) - 1, MOST).astype(int)]
+    found = early_scores(task, model, data, chosen, fitted)
+    counts = np.bincount(task.targets(data, chosen, fitted))
+    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
+    axis = figure.subplots()
+    middle = float(np.median(data.lengths[chosen]))
+    axis.plot([100 * s for s in found], list(found.values()), "o-", label="model")
+    axis.axhline(counts.max() / counts.sum(), color="0.6", ls="--", label="most frequent class")
+    axis.set(
+        xlabel=f"% of the observations, from the first (median of all: {middle:g})", ylabel="accuracy", ylim=(0, 1.02)
+    )
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize="small")
+    return figure
