@@ -42,7 +42,8 @@ class TrainConfig(BaseModel):
     precision: Literal["32", "bf16-mixed"] = "32"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a CUDA device when there is one
     devices: int = Field(default=1, ge=1)
-    strategy: Literal["auto", "ddp"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"  # auto: ddp on several devices; fsdp: weights in shards
+    recompute: bool = False  # activations inside blocks are computed again in backward: less memory, more time
     checkpoint_every: int = Field(default=200, ge=1)  # optimiser steps; there is one at every epoch's end too
     threads: int | None = Field(default=None, ge=1)  # of one process; None: what the machine offers
     ablation: bool = False  # train the same preset with mixer "identity" too, and report it beside the score

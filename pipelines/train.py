@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -47,8 +48,27 @@ def check_devices(settings: Any) -> None:
         raise BadRequest(
             "option 'train.accelerator' is 'gpu', and no CUDA device is there; allowed here: 'cpu', 'auto'"
         )
-    if there and settings.devices > there:
+    nodes = torchrun_nodes()
+    if settings.devices % nodes:
+        raise BadRequest(f"option 'train.devices' is {settings.devices}, which {nodes} nodes cannot share evenly")
+    if there and settings.devices // nodes > there:
         raise BadRequest(f"option 'train.devices' is {settings.devices}, and {there} CUDA devices are there")
+    if settings.strategy != "auto" and settings.devices == 1:
+        raise BadRequest(
+            f"option 'train.strategy' is {settings.strategy!r}, and 'train.devices' is 1; it takes 2 or more"
+        )
+    if nodes > 1 and settings.ablation:
+        raise BadRequest("option 'train.ablation' is not for several nodes: train with --set model.mixer=identity")
+
+
+def torchrun_nodes() -> int:
+    """Nodes that ``torchrun`` made known; 1 without it."""
+    return int(os.environ.get("GROUP_WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def follows() -> bool:
+    """Whether this is another process of one ``torchrun`` than the first, which alone writes."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("RANK", 0)) > 0
 
 
 def finished(folder: Path) -> bool:
@@ -75,6 +95,8 @@ def train(config: Any, out: Path = Path("runs"), *, quiet: bool = False) -> Path
     del data  # the trainer opens its own
     out = Path(out)
     final = out / config.task.replace("/", "-") / run
+    if follows():
+        return _follow(config, final)
 
     sweep_leftovers(out, final.parent)
 
@@ -98,6 +120,18 @@ def train(config: Any, out: Path = Path("runs"), *, quiet: bool = False) -> Path
             raise
     if config.train.ablation:
         add_ablation(config, final, out, quiet)
+    return final
+
+
+def _follow(config: Any, final: Path) -> Path:
+    """Take part in the training that the first process of ``torchrun`` leads in the same folder, until it is whole."""
+    request = final.with_name(STAGING + final.name) / "config.yaml"
+    while not request.is_file() and not finished(final):
+        time.sleep(0.2)
+    if not finished(final):
+        _launch(config.train, request.parent, quiet=True)
+    while not finished(final):
+        time.sleep(0.2)
     return final
 
 

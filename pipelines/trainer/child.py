@@ -17,7 +17,7 @@ from torch import nn
 from domains.task import Audit, Evidence, Split
 from shared_backbones import runtime
 
-from ..config import RunConfig, TrainConfig, build_preset, from_yaml, to_yaml
+from ..config import RunConfig, build_preset, from_yaml, to_yaml
 from ..evaluate import evidences, score
 from ..features import keep_reference
 from ..ingest import ingest
@@ -27,6 +27,7 @@ from ..train import STAGING
 from . import loop, plan
 from .checkpoint import Position
 from .display import shown
+from .spread import make_fabric
 
 log = logging.getLogger("cambium.train")
 REQUEST = "config.yaml"
@@ -69,16 +70,6 @@ POISON = Audit(
     True,
     "Preprocessing statistics and initial weights are the same, bit for bit, when the test part is absurd values.",
 )
-
-
-def _fabric(train: TrainConfig) -> Fabric:
-    """One device or many. Products are cast by the objective, not by Fabric, which would round targets too."""
-    accelerator = train.accelerator
-    if accelerator == "auto":
-        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-    # parameters that no loss reaches (a calibration, a mixer replaced by nothing) are no error
-    strategy = "ddp_find_unused_parameters_true" if train.devices > 1 else "auto"
-    return Fabric(accelerator=accelerator, devices=train.devices, strategy=strategy, precision="32-true")
 
 
 def _slug(title: str) -> str:
@@ -143,7 +134,7 @@ def run(staging: Path, quiet: bool) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    fabric = _fabric(config.train)
+    fabric = make_fabric(config.train)
     fabric.launch()
     settings |= {"accelerator": fabric.device.type, "devices": fabric.world_size, "seed": config.seed}
     for leftover in staging.rglob(".writing-*") if fabric.is_global_zero else ():
@@ -175,6 +166,9 @@ def _run(staging: Path, config: RunConfig, fabric: Fabric, settings: dict[str, A
         spent=spent,
     )
     position = loop.fit(job, model)
+    if config.train.recompute or config.train.strategy == "fsdp":  # a module as others know it, with the same weights
+        model = task.build(fitted, preset).to(fabric.device)
+        model.load_state_dict(position.best)
     if fabric.world_size > 1:
         torch.distributed.destroy_process_group()  # the first device scores alone; the others are done
     if fabric.global_rank == 0:

@@ -21,6 +21,7 @@ from shared_backbones.errors import BadInput
 from ..config import TrainConfig
 from . import checkpoint, plan
 from .checkpoint import Position
+from .spread import Spread, recompute, spread
 
 log = logging.getLogger("cambium.train")
 Tick = Callable[[Position, int], None]  # after every optimiser step: where training is, and steps in an epoch
@@ -63,6 +64,11 @@ class Job:
     spent: float = 0.0  # seconds of training before the loop: closed-form initial values
 
     @property
+    def spread(self) -> Spread:
+        """How the devices share the work."""
+        return spread(self.fabric, self.train)
+
+    @property
     def steps(self) -> int:
         """Optimiser steps per epoch."""
         return plan.steps_per_epoch(len(self.train_items), self.train)
@@ -82,8 +88,8 @@ def _on(device: torch.device, batch: Batch) -> dict[str, Tensor]:
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
-def _snapshot(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+def _snapshot(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in state.items()}
 
 
 @torch.no_grad()
@@ -96,10 +102,13 @@ def validate(job: Job, objective: Objective, watch: bool = False) -> float:
     fabric, size, n = job.fabric, job.train.batch_size, len(job.val_items)
     total = torch.zeros(2, dtype=torch.float64, device=fabric.device)
     plan.seed_all(job.seed, 1)  # a loss that draws numbers draws the same ones every time
-    for b in range(fabric.global_rank, plan.batches(n, size), fabric.world_size):
-        batch = job.val_items.batch(range(b * size, min(n, (b + 1) * size)))
+    count = plan.batches(n, size)
+    for first in range(0, count, fabric.world_size):  # as many calls on every device: shards are gathered in each
+        b = first + fabric.global_rank
+        mine, counts = (b, True) if b < count else (0, False)
+        batch = job.val_items.batch(range(mine * size, min(n, (mine + 1) * size)))
         loss, weight = objective(_on(fabric.device, batch), watch)
-        total += torch.stack([loss * weight, weight]).double()
+        total += torch.stack([loss * weight, weight]).double() * counts
     total = fabric.all_reduce(total, reduce_op="sum")  # type: ignore[assignment]
     objective.train()
     return float(total[0] / total[1])
@@ -118,10 +127,10 @@ def _step(
     seen = torch.zeros(2, dtype=torch.float64, device=fabric.device)
     for i, (indices, counts) in enumerate(parts):
         batch = _on(fabric.device, job.train_items.batch(indices.tolist()))
-        with fabric.no_backward_sync(wrapped, enabled=world > 1 and i + 1 < len(parts)):  # type: ignore[arg-type]
+        with job.spread.apart(wrapped, on=world > 1 and i + 1 < len(parts)):
             loss, weight = wrapped(batch)
             weight = weight * float(counts)
-            fabric.backward(loss * weight)
+            (loss * weight).backward()
         seen += torch.stack([loss.detach() * weight, weight]).double()
     seen = fabric.all_reduce(seen, reduce_op="sum") if world > 1 else seen  # type: ignore[assignment]
     parameters = [p for p in wrapped.parameters() if p.grad is not None]
@@ -153,7 +162,8 @@ def _end_of_epoch(job: Job, objective: Objective, position: Position) -> None:
     seen = position.loss_weight > 0
     better = loss < position.best_loss
     if better:
-        position.best_loss, position.best_epoch, position.best = loss, position.epoch, _snapshot(objective.model)
+        position.best_loss, position.best_epoch = loss, position.epoch
+        position.best = _snapshot(job.spread.weights(objective.model))
     position.stale = 0 if better else position.stale + 1
     row = {
         "epoch": position.epoch,
@@ -209,22 +219,25 @@ def fit(job: Job, model: nn.Module) -> Position:
     found = checkpoint.load(job.path)
     position = Position(seconds=job.spent) if found is None else found[0]
     objective = Objective(job.task, model, job.train.precision)
-    optimizer = adamw(model, job.train)
     if found is not None:
         model.load_state_dict(found[1])
     objective.to(job.fabric.device)
+    if job.train.recompute:
+        recompute(model)
     trains = job.train.epochs > 0 and any(p.requires_grad for p in model.parameters())
-    wrapped = job.fabric.setup_module(objective) if trains else objective
-    if found is not None:
-        optimizer.load_state_dict(found[2])
+    wrapped = job.spread.wrap(objective) if trains else objective
+    optimizer = adamw(model, job.train)
+    if found is not None and trains:
+        job.spread.restore_optimizer(model, optimizer, found[2])
         at = f"epoch {position.epoch + 1}, step {position.step} of {job.steps}"
         log.info("resumed at %s", "the end of training" if position.finished else at)
     clock = _Clock(position.seconds)
 
     def keep() -> None:
         position.seconds = clock()
+        weights, state = job.spread.weights(model), job.spread.optimizer(model, optimizer)
         if job.fabric.is_global_zero:
-            checkpoint.save(job.path, position, model.state_dict(), optimizer.state_dict())
+            checkpoint.save(job.path, position, weights, state)
 
     if not position.history:
         _end_of_epoch(job, objective, position)
@@ -237,5 +250,5 @@ def fit(job: Job, model: nn.Module) -> Position:
         position.seconds = clock()
         _end_of_epoch(job, objective, position)
         keep()
-    model.load_state_dict(position.best)
+    job.spread.restore(model, position.best)
     return position

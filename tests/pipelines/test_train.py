@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -213,6 +214,54 @@ def test_two_processes_train_one_run_as_one_process_does(toy_task: str, tmp_path
     for x, y in zip(a["history"][1:], b["history"][1:], strict=True):
         assert (x["train_loss"], x["val_loss"]) == pytest.approx((y["train_loss"], y["val_loss"]), rel=1e-4)
     assert b["metrics"]["runtime"]["devices"] == 2
+
+
+@pytest.mark.slow
+def test_shards_and_recomputed_activations_train_the_same_run(toy_task: str, tmp_path: Path) -> None:
+    options = ("dropout=0", "train.batch_size=17", "train.accumulate=2", "train.epochs=2")
+    runs = [
+        train(request_(*options, *more), tmp_path, quiet=True)
+        for more in ((), ("train.recompute=true",), ("train.devices=2", "train.strategy=fsdp", "train.recompute=true"))
+    ]
+    one, again, shards = (result(run) for run in runs)
+    assert weights(runs[0]) == weights(runs[1])
+    for x, y in zip(one["history"][1:], shards["history"][1:], strict=True):
+        assert (x["train_loss"], x["val_loss"]) == pytest.approx((y["train_loss"], y["val_loss"]), rel=1e-4)
+    assert one["metrics"]["metrics"] == again["metrics"]["metrics"]
+    assert shards["metrics"]["runtime"]["devices"] == 2
+
+
+@pytest.mark.slow
+def test_two_nodes_of_torchrun_train_one_run(toy_task: str, tmp_path: Path) -> None:
+    """Both on loopback, one process each, as the README says for two machines with one folder."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["cambium", "train", "toy/line", "--out", str(tmp_path / "runs"), "--set", "train.devices=2"]
+    for option in (*SETS, "dropout=0", "train.epochs=1"):
+        command += ["--set", option]
+    run_ = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=2",
+        "--nproc-per-node=1",
+        "--master-addr=127.0.0.1",
+    ]
+    nodes = [
+        subprocess.Popen(
+            [*run_, f"--master-port={port}", f"--node-rank={rank}", "-m", "pipelines.cli", *command[1:]],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path(__file__).parents[2],
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    said = [node.communicate()[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    (folder,) = (path for path in (tmp_path / "runs" / "toy-line").iterdir())
+    assert result(folder)["metrics"]["runtime"]["devices"] == 2
+    plain = train(request_("dropout=0", "train.epochs=1"), tmp_path / "one", quiet=True)
+    rows = [result(path)["history"][1] for path in (folder, plain)]
+    assert rows[0]["val_loss"] == pytest.approx(rows[1]["val_loss"], rel=1e-4)
 
 
 def test_the_ablation_stands_beside_the_score_of_the_same_run(undisturbed: Path, toy_task: str) -> None:
