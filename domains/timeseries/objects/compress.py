@@ -61,7 +61,8 @@ def cluster(values: Float[np.ndarray, "n"], count: int) -> tuple[Float[np.ndarra
     at = np.abs(values[:, None] - centres).argmin(1)
     if zeros:
         at = np.where(values == 0, int(np.flatnonzero(centres == 0)[0]), at)
-    return centres, at.astype(np.int64)
+    used, at = np.unique(at, return_inverse=True)
+    return centres[used], at.astype(np.int64)
 
 
 def pack(state: Mapping[str, Tensor], names: set[str], clusters: int = 16) -> bytes:

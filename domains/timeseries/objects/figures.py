@@ -17,6 +17,7 @@ from domains.task import Evidence, Fitted, Split
 
 from .closing import over_items
 from .collection import BAND, TIME, VALUE, Objects
+from .early import early_picture
 from .items import ObjectItems
 from .model import SeriesClassifier
 from .periods import HARMONICS, fourier_fit
