@@ -39,6 +39,7 @@ class RecallConfig(DiagnosticConfig):
 class ListopsConfig(DiagnosticConfig):
     """Nested operations on lists of digits."""
 
+    strings: int = Field(default=13_000, ge=10)
     length: int = Field(default=64, ge=16)  # tokens of a string at most, a quarter of them at least
     depth: int = Field(default=3, ge=1)  # of nesting, at most
     arguments: int = Field(default=4, ge=2)  # of one operation, at most
