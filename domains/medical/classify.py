@@ -185,7 +185,7 @@ class Classify:
         return predict_source(self, model, fitted, source, sink)
 
     def portable(self, model: nn.Module, fitted: Fitted) -> Portable:
-        """Canvases -> calibrated probabilities. Whoever calls it brings images to the canvas as ``canvas.on_canvas``."""
+        """Canvases -> calibrated probabilities; a caller brings images to the canvas as ``canvas.on_canvas`` does."""
         from .classify_predicting import Diagnosis
 
         assert isinstance(model, ImageClassifier)
@@ -194,8 +194,8 @@ class Classify:
             Diagnosis(model),
             (torch.rand(2, channels, side, side),),
             {
-                "image": f"(batch, {channels}, {side}, {side}) within 0 .. 1: dark margins cut, the longer side resized to "
-                f"{side} with anti-aliasing, centred, zeros beside the shorter one"
+                "image": f"(batch, {channels}, {side}, {side}) within 0 .. 1: dark margins cut, the longer side "
+                f"resized to {side} with anti-aliasing, centred, zeros beside the shorter one"
             },
             {"probability": f"(batch, {len(fitted['labels'])}): {', '.join(fitted['labels'])}"},
         )

@@ -80,7 +80,7 @@ class Signal:
     summary: ClassVar[str] = "Beats of the heart in electrocardiograms, and their kind. For research use."
     Config: ClassVar[type[TaskConfig]] = SignalOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {
-        "epochs": 40, "batch_size": 8, "lr": 2e-3, "weight_decay": 0.01, "threads": 1,
+        "epochs": 30, "batch_size": 8, "lr": 2e-3, "weight_decay": 0.01, "threads": 1,
     }  # fmt: skip
     default_preset: ClassVar[str] = "beat_mixer"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = FACTS

@@ -15,7 +15,7 @@ class SignalAugmentOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     gain: float = Field(0.3, ge=0, lt=1, description="amplitude changes by a factor within 1 +- this")
-    noise: float = Field(0.2, ge=0, description="deviation of added noise, at most, over the window's own deviation")
+    noise: float = Field(1.0, ge=0, description="deviation of added noise, at most, over the window's own deviation")
     wander: float = Field(
         1.0, ge=0, description="slow drift of the base line, at most, over the window's own deviation"
     )
