@@ -69,7 +69,7 @@ def _superres() -> type[Any]:
     return Superres
 
 
-def _detect() -> type[Any]:
+def _detect_in_scene() -> type[Any]:
     from .hyperspectral.detecting.task import Detect
 
     return Detect
@@ -167,7 +167,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {
     "hyperspectral/unmix": _unmix,
     "hyperspectral/denoise": _denoise,
     "hyperspectral/superres": _superres,
-    "hyperspectral/detect": _detect,
+    "hyperspectral/detect": _detect_in_scene,
     "graph/node": _graph_node,
     "graph/graph": _graph_graph,
     "audio/classify": _audio_classify,
