@@ -33,7 +33,7 @@ def _events() -> type[Any]:
     return EventClasses
 
 
-def _detect() -> type[Any]:
+def _series_detect() -> type[Any]:
     from .timeseries.detect import Detect
 
     return Detect
@@ -160,7 +160,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {
     "graph/signals": _graph_signals,
     "timeseries/forecast": _forecast,
     "timeseries/classify": _classify_series,
-    "timeseries/detect": _detect,
+    "timeseries/detect": _series_detect,
     "timeseries/events": _events,
     "timeseries/traffic": _traffic,
     "hyperspectral/classify": _classify_scene,
