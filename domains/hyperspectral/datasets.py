@@ -93,6 +93,7 @@ SAMSON = PublicData(
     licence="none stated",
     source="F. Zhu et al., structured sparse method for hyperspectral unmixing (2014)",
     protocol="blind unmixing with three endmembers, at least ten seeds; spectral angle and abundance RMSE",
+    task="hyperspectral/unmix",
 )
 
 DATASETS: dict[str, PublicData] = {"salinas_a": SALINAS_A.data, "samson": SAMSON}

@@ -80,7 +80,7 @@ class Restore:
         cuts = np.split(order, [len(kept) - val - test, len(kept) - test])
         parts: dict[str, Any] = {p: np.sort(i).astype(np.int64) for p, i in zip(PARTS, cuts, strict=True)}
         shares = "/".join(str(len(parts[p])) for p in PARTS)
-        how = f"{len(kept)} blocks of about {c.block} px, {shares}, each restored alone"
+        how = f"{len(kept)} blocks of about {c.block} px, {shares}, each taken alone"
         protocol = f"{how}; {self.said()}, draw {c.draw}"
         return Split(protocol, parts, {"blocks": {p: parts[p].tolist() for p in PARTS}})
 

@@ -304,3 +304,16 @@ def test_damaged_libraries_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(BadInput, match="cannot be nanometres"):
         read_library(tmp_path / "a.hdr")
+
+
+@pytest.mark.skipif(not (data_home() / "hyperspectral" / "samson").is_dir(), reason="samson is not here (CAMBIUM_DATA)")
+def test_samson_is_read_column_by_column() -> None:
+    data = Unmix(UnmixOptions()).open("samson")
+    assert data.truth is not None
+    assert np.allclose(data.truth.abundances.sum(0), 1, atol=1e-3)
+    values, _ = data.plain.read(slice(0, 95), slice(0, 95))
+    for image in (values[80], data.truth.abundances[1]):  # neighbours are alike only where the axes are right
+        assert np.abs(np.diff(image, axis=0)).mean() < 0.4 * np.abs(image - image.mean()).mean()
+        assert np.abs(np.diff(image, axis=1)).mean() < 0.4 * np.abs(image - image.mean()).mean()
+    assert not data.truth.area
+    assert data.truth.under("equal") is data.truth.under("scene")
