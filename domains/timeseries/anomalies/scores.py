@@ -102,7 +102,8 @@ def _f1(hits: float, wrong: float, missed: float) -> float:
 
 def metrics_of(evidence: Evidence) -> dict[str, float]:
     """Named as in the task's metric_facts."""
-    total: Mapping[str, Any] = {name: evidence.sum(name) for name in evidence.columns}
+    sums = {name: evidence.sum(name) for name in evidence.columns}
+    total: Mapping[str, Any] = {name: value if np.ndim(value) else float(value) for name, value in sums.items()}
     precision = total["range_precision"] / total["guessed"] if total["guessed"] else 0.0
     recall = total["range_recall"] / total["ranges"] if total["ranges"] else float("nan")
     found = {
