@@ -153,11 +153,7 @@ def _medical_segment() -> type[Any]:
     return Segment
 
 
-TASKS: dict[str, Callable[[], type[Any]]] = {
-    "graph/link": _graph_link,
-    "graph/temporal": _graph_temporal,
-    "graph/state": _graph_state,
-    "graph/signals": _graph_signals,
+TASKS: dict[str, Callable[[], type[Any]]] = {  # by domain, the one to begin with first
     "timeseries/forecast": _forecast,
     "timeseries/classify": _classify_series,
     "timeseries/detect": _series_detect,
@@ -170,9 +166,13 @@ TASKS: dict[str, Callable[[], type[Any]]] = {
     "hyperspectral/detect": _detect_in_scene,
     "graph/node": _graph_node,
     "graph/graph": _graph_graph,
+    "graph/link": _graph_link,
+    "graph/temporal": _graph_temporal,
+    "graph/state": _graph_state,
+    "graph/signals": _graph_signals,
     "audio/classify": _audio_classify,
-    "medical/segment": _medical_segment,
     "medical/classify": _medical_classify,
+    "medical/segment": _medical_segment,
     "medical/signal": _medical_signal,
     "synthetic/recall": _recall,
     "synthetic/listops": _listops,

@@ -1,4 +1,4 @@
-"""``cambium demo``: every task on its simulator, from raw input to a report and predictions, behind one page."""
+"""``cambium demo``: a task of every domain (or all) on its simulator, from raw input to a report and predictions."""
 
 from __future__ import annotations
 
@@ -46,10 +46,22 @@ def _one(task: str, out: Path, quiet: bool) -> tuple[Path, list[dict[str, Any]]]
     return folder, rows
 
 
-def demo(out: Path = Path("runs/demo"), *, quiet: bool = False) -> dict[str, Any]:
-    """Run the demo below ``out``; a second time it finds what it did. Returns plain facts with the page's path."""
+def shown_tasks(every: bool) -> list[str]:
+    """The first task of each domain, or every one; those that test mixers on made strings are left out."""
+    found: dict[str, list[str]] = {}
+    for name in all_tasks():
+        if not getattr(load_task(name), "diagnostic", False):
+            found.setdefault(name.partition("/")[0], []).append(name)
+    return [name for names in found.values() for name in (names if every else names[:1])]
+
+
+def demo(out: Path = Path("runs/demo"), *, every: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Run the demo below ``out``; a second time it finds what it did. Returns plain facts with the page's path.
+
+    every: all tasks, not one of each domain.
+    """
     runs, shown = [], {}
-    tasks = [name for name in all_tasks() if not getattr(load_task(name), "diagnostic", False)]  # of data, not mixers
+    tasks = shown_tasks(every)
     for number, task in enumerate(tasks, 1):
         if not quiet:
             print(f"[{number}/{len(tasks)}] {task}: {load_task(task).summary}", file=sys.stderr, flush=True)

@@ -31,12 +31,13 @@ RUNS = Path("runs")
 
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything is written.")] = Path("runs/demo"),
+    every: Annotated[bool, typer.Option("--all", help="Every task, not one of each domain.")] = False,
     as_json: AsJson = False,
 ) -> Answer:
     """Every domain on its simulator: trained, scored, used on new files. Prints one page to open."""
     from ..demo import demo as run_demo
 
-    result = run_demo(out, quiet=as_json)
+    result = run_demo(out, every=every, quiet=as_json)
 
     def text(console: Console) -> None:
         for run in result["runs"]:

@@ -39,3 +39,11 @@ def test_one_page_leads_to_everything(toy_task: str, tmp_path: Path, monkeypatch
     again = demo(tmp_path / "demo", quiet=True)
     assert output.stat().st_mtime_ns == before  # what is done already stays
     assert json.dumps(again) == json.dumps(first)
+
+
+def test_a_task_of_each_domain_or_all_that_are_of_data() -> None:
+    one, every = module.shown_tasks(False), module.shown_tasks(True)
+    assert [name.partition("/")[0] for name in one] == list(dict.fromkeys(n.partition("/")[0] for n in every))
+    assert len(every) > len(one) > 3
+    assert set(one) < set(every)
+    assert not any(name.startswith("synthetic/") for name in every)
