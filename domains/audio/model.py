@@ -12,12 +12,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from shared_backbones.backbone import Tokens, build_backbone
 from shared_backbones.blocks import whole_blocks
-from shared_backbones.errors import BadRequest, unknown
+from shared_backbones.errors import unknown
 from shared_backbones.heads import POOLS, ClassHead
 from shared_backbones.layout import Layout
 from shared_backbones.merging import build_merge
@@ -47,14 +47,7 @@ class NetOptions(BaseModel):
 
 def net_options(given: Mapping[str, Any]) -> NetOptions:
     """Checked options; raises BadRequest naming the option, what is allowed and what was got."""
-    for name in given:
-        if name not in NetOptions.model_fields:
-            raise unknown("model option of an audio task", name, NetOptions.model_fields)
-    try:
-        options = NetOptions(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadRequest(f"model.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from None
+    options = model_options(NetOptions, given, "an audio task")
     if options.pool not in POOLS:
         raise unknown("pool", options.pool, POOLS)
     return options

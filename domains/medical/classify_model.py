@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from shared_backbones.assemble import LATTICE_STEMS, STEMS
@@ -42,14 +42,7 @@ class HeadOptions(BaseModel):
 
 def head_options(given: Mapping[str, Any]) -> HeadOptions:
     """Checked options; raises BadRequest naming the option, what is allowed and what was got."""
-    for name in given:
-        if name not in HeadOptions.model_fields:
-            raise unknown("model option of medical/classify", name, HeadOptions.model_fields)
-    try:
-        options = HeadOptions(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadRequest(f"model.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from None
+    options = model_options(HeadOptions, given, "medical/classify")
     if options.pool not in POOLS:
         raise unknown("pool", options.pool, POOLS)
     return options

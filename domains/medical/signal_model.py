@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from shared_backbones.backbone import Tokens, build_backbone
@@ -36,14 +36,7 @@ class SignalHeadOptions(BaseModel):
 
 def head_options(given: Mapping[str, Any]) -> SignalHeadOptions:
     """Checked options; raises BadRequest."""
-    for name in given:
-        if name not in SignalHeadOptions.model_fields:
-            raise unknown("model option of medical/signal", name, SignalHeadOptions.model_fields)
-    try:
-        return SignalHeadOptions(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadRequest(f"model.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from None
+    return model_options(SignalHeadOptions, given, "medical/signal")
 
 
 class SignalFront(nn.Module):

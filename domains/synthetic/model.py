@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from domains.options import model_options
 from domains.task import Fitted
 from shared_backbones.backbone import Backbone, BackboneSpec, LayerSpec, Tokens
-from shared_backbones.errors import BadRequest, unknown
+from shared_backbones.errors import BadRequest
 from shared_backbones.layout import Layout
 from shared_backbones.mixers import MIXERS, Mixer
 from shared_backbones.options import options_of
@@ -35,14 +36,7 @@ class ReaderOptions(BaseModel):
 
 def reader_options(given: Mapping[str, Any]) -> ReaderOptions:
     """Checked options; raises BadRequest naming the option, what is allowed and what was got."""
-    for name in given:
-        if name not in ReaderOptions.model_fields:
-            raise unknown("model option of a synthetic task", name, ReaderOptions.model_fields)
-    try:
-        return ReaderOptions(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadRequest(f"model.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from None
+    return model_options(ReaderOptions, given, "a synthetic task")
 
 
 def sentence(spec: BackboneSpec, options: ReaderOptions) -> BackboneSpec:

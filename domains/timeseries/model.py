@@ -13,11 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from domains.options import model_options
 from domains.task import Batch, Fitted
-from shared_backbones.errors import BadRequest, unknown
+from shared_backbones.errors import unknown
 from shared_backbones.presets import Preset
 
 from .config import QUANTILES
@@ -46,14 +47,7 @@ class HeadOptions(BaseModel):
 
 def head_options(given: Mapping[str, Any]) -> HeadOptions:
     """Checked options; raises BadRequest naming the option, what is allowed and what was got."""
-    for name in given:
-        if name not in HeadOptions.model_fields:
-            raise unknown("model option of timeseries/forecast", name, HeadOptions.model_fields)
-    try:
-        return HeadOptions(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadRequest(f"model.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from None
+    return model_options(HeadOptions, given, "timeseries/forecast")
 
 
 class Forecaster(nn.Module):

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from domains.options import model_options
 from domains.task import Batch, Fitted
 from shared_backbones.backbone import build_backbone
-from shared_backbones.errors import BadRequest, unknown
+from shared_backbones.errors import unknown
 from shared_backbones.heads import POOLS
 from shared_backbones.presets import Preset
 from shared_backbones.stems import PatchStem
@@ -43,14 +44,7 @@ class NetOptions(BaseModel):
 
 def net_options(given: Mapping[str, Any]) -> NetOptions:
     """Checked options; raises BadRequest."""
-    for name in given:
-        if name not in NetOptions.model_fields:
-            raise unknown("model option of timeseries/detect", name, NetOptions.model_fields)
-    try:
-        return NetOptions(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadRequest(f"model.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from None
+    return model_options(NetOptions, given, "timeseries/detect")
 
 
 class Watcher(nn.Module):

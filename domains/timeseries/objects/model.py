@@ -13,11 +13,10 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from shared_backbones.backbone import build_backbone
-from shared_backbones.errors import BadRequest, unknown
 from shared_backbones.heads import ClassHead
 from shared_backbones.layout import Layout
 from shared_backbones.presets import Preset
@@ -39,14 +38,7 @@ class NetOptions(BaseModel):
 
 def net_options(given: Mapping[str, Any]) -> NetOptions:
     """Checked options; raises BadRequest naming the option, what is allowed and what was got."""
-    for name in given:
-        if name not in NetOptions.model_fields:
-            raise unknown("model option of timeseries/classify", name, NetOptions.model_fields)
-    try:
-        return NetOptions(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadRequest(f"model.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from None
+    return model_options(NetOptions, given, "timeseries/classify")
 
 
 class SeriesClassifier(nn.Module):

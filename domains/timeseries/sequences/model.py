@@ -15,12 +15,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from domains.options import model_options
 from domains.task import Batch, Fitted
 from shared_backbones.backbone import Tokens, build_backbone
-from shared_backbones.errors import BadRequest, unknown
+from shared_backbones.errors import unknown
 from shared_backbones.heads import ClassHead
 from shared_backbones.layout import Layout
 from shared_backbones.presets import Preset
@@ -40,14 +41,7 @@ class NetOptions(BaseModel):
 
 def net_options(given: Mapping[str, Any]) -> NetOptions:
     """Checked options; raises BadRequest."""
-    for name in given:
-        if name not in NetOptions.model_fields:
-            raise unknown("model option of timeseries/events", name, NetOptions.model_fields)
-    try:
-        return NetOptions(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadRequest(f"model.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from None
+    return model_options(NetOptions, given, "timeseries/events")
 
 
 class EventStem(nn.Module):
