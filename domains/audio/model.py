@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from domains.options import model_options
 from shared_backbones.backbone import Tokens, build_backbone
 from shared_backbones.blocks import whole_blocks
 from shared_backbones.errors import unknown

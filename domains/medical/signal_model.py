@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from domains.options import model_options
 from shared_backbones.backbone import Tokens, build_backbone
 from shared_backbones.errors import BadRequest, unknown
 from shared_backbones.options import as_declared, check_options

@@ -17,7 +17,7 @@ from torch import nn
 from domains.task import Audit, Evidence, Split
 from shared_backbones import runtime
 
-from ..config import RunConfig, build_preset, from_yaml, to_yaml
+from ..config import RunConfig, TrainConfig, build_preset, from_yaml, to_yaml
 from ..evaluate import evidences, score
 from ..features import keep_reference
 from ..ingest import ingest

@@ -6,7 +6,7 @@ Shapes: B items, N tokens, C channels, E edges over the flattened B*N tokens, M 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F

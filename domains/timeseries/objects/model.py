@@ -16,6 +16,7 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from domains.options import model_options
 from shared_backbones.backbone import build_backbone
 from shared_backbones.heads import ClassHead
 from shared_backbones.layout import Layout
