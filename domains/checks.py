@@ -271,10 +271,13 @@ class _Folder:
 
 
 def law_predict(s: Subject) -> str:
-    """A source is predicted into files, with JSON-able facts; one that is not there is BadInput, and writes nothing."""
-    with TemporaryDirectory() as folder, torch.no_grad():
+    """A source is predicted into files, in inference mode as in a batch, with JSON-able facts; one that is not there
+    is BadInput, and writes nothing.
+    """
+    model, fitted = s.model, s.fitted  # made before: what is built in inference mode has no gradients
+    with TemporaryDirectory() as folder, torch.inference_mode():
         sink = _Folder(Path(folder))
-        facts = s.task.predict(s.model, s.fitted, s.source, sink)
+        facts = s.task.predict(model, fitted, s.source, sink)
         json.dumps(facts)
         written = sorted(p.name for p in sink.path.iterdir())
         if not written or any(name.startswith("aside-") for name in written):

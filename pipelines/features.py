@@ -1,7 +1,9 @@
 """What a model sees of its inputs: the tokens that enter its backbone and those that leave it, as a few numbers a row.
 
 A bounded sample of training rows travels with the model, so that later inputs can be held against it (:mod:`.drift`).
-A row is an item's mean over its real tokens; where a task has few items (one large graph), it is a token.
+A row is an item's mean over its real tokens; where a task has few items (one large graph), it is a token. A task whose
+training items are not cut as its predictions are (tiles of a scene) says ``drift_unit = "token"``, and one whose loss
+shows the model something else than a prediction does has a ``glimpse(model, batch)``; both are optional.
 """
 
 from __future__ import annotations
@@ -125,20 +127,21 @@ def reference_of(rows: np.ndarray, entering: int, unit: Unit) -> Reference:
 def training_sample(task: Any, model: nn.Module, items: Any, size: int, unit: Unit) -> np.ndarray | None:
     """(n, c) rows of up to ROWS training items, in batches of ``size``; None where the model shows none."""
     order = np.random.default_rng(0).permutation(len(items))[:ROWS]
+    see = getattr(task, "glimpse", task.loss)
     model.eval()
     with watched(model, ROWS, unit) as sample, torch.no_grad():
         for start in range(0, len(order), size):
             batch = items.batch(sorted(order[start : start + size].tolist()))
             device = next((p.device for p in model.parameters()), torch.device("cpu"))
-            task.loss(model, {name: value.to(device) for name, value in batch.items()})
+            see(model, {name: value.to(device) for name, value in batch.items()})
     return sample.kept
 
 
 def keep_reference(folder: Path, task: Any, model: nn.Module, items: Any, size: int) -> Reference | None:
     """Write ``reference.safetensors`` into a run's folder; None, and no file, where there is nothing to keep."""
-    unit: Unit = "item"
+    unit: Unit = getattr(task, "drift_unit", "item")
     rows = training_sample(task, model, items, size, unit)
-    if rows is not None and len(rows) < FEW:
+    if unit == "item" and rows is not None and len(rows) < FEW:
         unit = "token"
         rows = training_sample(task, model, items, size, unit)
     backbone = _backbone(model)

@@ -107,6 +107,25 @@ def test_what_travels_with_a_model(run: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_a_task_says_what_a_prediction_shows_its_model(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = load_run(run)
+    data = trained.task.open("simulated")
+    items = trained.task.items(data, trained.task.split(data), trained.fitted, "train")
+
+    def moved(self: Line, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> None:
+        model(batch["x"] + 3.0)
+
+    plain = load_reference(run)
+    monkeypatch.setattr(Line, "glimpse", moved, raising=False)
+    monkeypatch.setattr(Line, "drift_unit", "token", raising=False)
+    found = keep_reference(run, trained.task, trained.model, items, 100)
+    assert plain is not None
+    assert found is not None
+    assert found.unit == "token"
+    assert len(found.rows) == features.ROWS
+    assert not np.allclose(plain.mean[: trained.model.backbone.dim_in], found.mean[: trained.model.backbone.dim_in])
+
+
 def test_a_batch_says_whether_it_drifted(run: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     for name, shift in (("same", 0.0), ("moved", 0.5)):

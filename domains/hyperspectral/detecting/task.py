@@ -47,6 +47,7 @@ class Detect:
     summary: ClassVar[str] = "A known spectrum, or anything strange, found in a hyperspectral scene"
     Config: ClassVar[type[TaskConfig]] = DetectOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 30, "batch_size": 8, "lr": 1e-3, "weight_decay": 0.01}
+    drift_unit: ClassVar[str] = "token"  # tiles are not cut as prediction windows are
     default_preset: ClassVar[str] = "scene_unmixer"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = METRIC_FACTS
 
@@ -147,6 +148,10 @@ class Detect:
         )
         weight = live.sum().to(each.dtype).clamp_min(1e-9)
         return each.sum() / weight, weight
+
+    def glimpse(self, model: nn.Module, batch: Batch) -> None:
+        """What a scene shows the network: pixels without anything planted in them."""
+        model(batch["cube"], batch["seen"] & ~batch["where"][:, None].bool())
 
     def calibrate(self, model: nn.Module, data: CleanData, split: Split, fitted: Fitted) -> None:
         """Nothing: the logistic is one already."""

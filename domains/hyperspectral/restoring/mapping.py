@@ -154,16 +154,17 @@ def _reach(model: Restorer, limit: int) -> int | None:
 
     if model.volume:
         return None
-    probe = copy.deepcopy(model).double().cpu().eval()
-    torch.nn.init.normal_(probe.head.weight)
-    bands = len(probe.mean)
+    with torch.inference_mode(False), torch.enable_grad():  # a batch predicts in inference mode, which has no gradients
+        probe = copy.deepcopy(model).double().cpu().eval()
+        for module in probe.modules():
+            module._forward_hooks.clear()  # who watches the model is not to see what is made up here
+        torch.nn.init.normal_(probe.head.weight)
 
-    def mix(x: Float[Tensor, "1 C rows cols"]) -> Float[Tensor, "1 K rows cols"]:
-        found: Tensor = probe(x, torch.ones_like(x, dtype=torch.bool))
-        return found
+        def mix(x: Float[Tensor, "1 C rows cols"]) -> Float[Tensor, "1 K rows cols"]:
+            found: Tensor = probe(x, torch.ones_like(x, dtype=torch.bool))
+            return found
 
-    try:
-        with torch.enable_grad():
-            return measured_reach(mix, bands, limit)
-    except BadRequest:
-        return None
+        try:
+            return measured_reach(mix, len(probe.mean), limit)
+        except BadRequest:
+            return None

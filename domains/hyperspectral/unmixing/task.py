@@ -48,6 +48,7 @@ class Unmix:
     summary: ClassVar[str] = "Materials of a scene and their abundances, blind or with a spectral library"
     Config: ClassVar[type[TaskConfig]] = UnmixOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 60, "batch_size": 8, "lr": 1e-3, "weight_decay": 0.0}
+    drift_unit: ClassVar[str] = "token"  # tiles are not cut as prediction windows are
     default_preset: ClassVar[str] = "scene_unmixer"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = METRIC_FACTS
 
@@ -214,6 +215,11 @@ class Unmix:
         total = fit.sum() + net.sum()
         weight = torch.tensor(float(int(mine.sum())), device=x.device).clamp_min(1e-9)
         return total / weight + c.volume * volume(u), weight
+
+    def glimpse(self, model: nn.Module, batch: Batch) -> None:
+        """What a prediction shows the network: every band (the loss hides every other one)."""
+        assert isinstance(model, Unmixer)
+        model(batch["cube"], batch["seen"])
 
     def _judged(
         self, model: Unmixer, x: Tensor, there: Tensor, asked: Tensor, valid: Tensor, mine: Tensor, floor: Tensor
