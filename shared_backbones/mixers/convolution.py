@@ -40,10 +40,10 @@ class NormedLinear(nn.Module):
         return normalise(self.norm, self.linear(x), layout)
 
 
-class DepthwiseConv(nn.Module):
-    """norm(DWConv(x)): one filter of kernel^rank places per channel over the real tokens of a lattice.
+class LatticeConv(nn.Module):
+    """norm(conv(x)): filters of kernel^rank places over the real tokens of a lattice, in ``groups`` of channels.
 
-    Zeros stand outside. Its places are ``dilation`` tokens apart; the bias is left out where a norm follows. A kernel
+    Zeros stand outside. The places are ``dilation`` tokens apart; the bias is left out where a norm follows. A kernel
     may also be given by its width along each axis.
     """
 
@@ -55,18 +55,34 @@ class DepthwiseConv(nn.Module):
         causal: frozenset[int],
         dilation: int = 1,
         norm: str = "none",
+        groups: int = 1,
     ) -> None:
         super().__init__()
         kernels = (kernel,) * rank if isinstance(kernel, int) else kernel
         self.causal = causal
         self.width = tuple((at_least("kernel", k, 1) - 1) * at_least("dilation", dilation, 1) + 1 for k in kernels)
-        self.conv = CONV[rank](dim, dim, kernels, groups=dim, dilation=dilation, bias=norm == "none")
+        self.conv = CONV[rank](dim, dim, kernels, groups=groups, dilation=dilation, bias=norm == "none")
         self.norm = norm_of(norm, dim, causal)
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         lattice = layout.fold(layout.clean(x)).movedim(-1, 1)
         y = layout.unfold(self.conv(reach(lattice, self.width, self.causal)).movedim(1, -1))
         return normalise(self.norm, y, layout)
+
+
+class DepthwiseConv(LatticeConv):
+    """norm(DWConv(x)): one filter per channel, which reads no other channel."""
+
+    def __init__(
+        self,
+        dim: int,
+        kernel: int | tuple[int, ...],
+        rank: int,
+        causal: frozenset[int],
+        dilation: int = 1,
+        norm: str = "none",
+    ) -> None:
+        super().__init__(dim, kernel, rank, causal, dilation, norm, groups=dim)
 
 
 class Convolution(Mixer):
@@ -80,6 +96,7 @@ class Convolution(Mixer):
 
     causal_axes: ClassVar[frozenset[int]] = frozenset({0, 1, 2})
     cost: ClassVar[str] = "O(N k^r d)"
+    conv_of: ClassVar[type[LatticeConv]] = DepthwiseConv
 
     def __init__(
         self,
@@ -93,44 +110,21 @@ class Convolution(Mixer):
     ) -> None:
         super().__init__()
         self.causal, self.rank, self.act = frozenset(causal_axes), rank, activation(act)
-        self.conv = DepthwiseConv(dim, kernel, rank, self.causal, dilation, norm)
+        self.conv = self.conv_of(dim, kernel, rank, self.causal, dilation, norm)
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)
         return self.act(self.conv(x, layout))
 
 
-class FullConvolution(Mixer):
+class FullConvolution(Convolution):
     """y = act(norm(conv(x))): every channel reads all channels of its neighbours, with zeros outside the lattice.
 
     The convolution of "U-Net" (Ronneberger et al. 2015) and of every residual network.
-
-    kernel: width along every axis, in places that are ``dilation`` tokens apart.
     """
 
-    causal_axes: ClassVar[frozenset[int]] = frozenset({0, 1, 2})
     cost: ClassVar[str] = "O(N k^r d^2)"
-
-    def __init__(
-        self,
-        dim: int,
-        kernel: int = 3,
-        dilation: int = 1,
-        norm: str = "none",
-        act: str = "none",
-        causal_axes: tuple[int, ...] = (),
-        rank: int = 1,
-    ) -> None:
-        super().__init__()
-        self.causal, self.rank = frozenset(causal_axes), rank
-        self.width = (at_least("kernel", kernel, 1) - 1) * at_least("dilation", dilation, 1) + 1
-        self.conv = CONV[rank](dim, dim, kernel, dilation=dilation, bias=norm == "none")
-        self.norm, self.act = norm_of(norm, dim, self.causal), activation(act)
-
-    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
-        self.check(layout)
-        lattice = reach(layout.fold(layout.clean(x)).movedim(-1, 1), self.width, self.causal)
-        return self.act(normalise(self.norm, layout.unfold(self.conv(lattice).movedim(1, -1)), layout))
+    conv_of: ClassVar[type[LatticeConv]] = LatticeConv
 
 
 class Separable(Mixer):

@@ -74,7 +74,7 @@ def convolution(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
 
 def full_convolution(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     at, x = places(layout.axes), clean(x, layout)
-    conv, taps = mixer.conv, mixer.conv.weight.flatten(2)
+    conv, taps = mixer.conv.conv, mixer.conv.conv.weight.flatten(2)
     rows = []
     for i in range(len(at)):
         total = torch.zeros_like(x[:, i]) if conv.bias is None else conv.bias.expand(x.shape[0], -1)
@@ -83,7 +83,7 @@ def full_convolution(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
             if tap is not None:
                 total = total + x[:, j] @ taps[..., tap].mT
         rows.append(total)
-    return mixer.act(normed(mixer.norm, torch.stack(rows, 1)))
+    return mixer.act(normed(mixer.conv.norm, torch.stack(rows, 1)))
 
 
 def separable(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
