@@ -15,7 +15,7 @@ from shared_backbones.errors import BadInput, CambiumError
 
 from .config import RunConfig
 from .drift import LEAST, drift, named, outside
-from .features import load_reference, training_sample
+from .features import load_reference, reference_items, training_sample
 from .runs import Trained, load_run
 
 FAR = 0.05  # share of training rows that may lie far outside the champion's range
@@ -45,7 +45,7 @@ def _rows(old: Trained, data: Any, split: Any) -> dict[str, Any]:
     reference = load_reference(old.directory)
     if reference is None:
         return {"why": "the champion keeps no sample of its training data"}
-    items = old.task.items(data, split, old.fitted, "train")
+    items = reference_items(old.task, data, split, old.fitted)
     rows = training_sample(old.task, old.model, items, old.config.train.batch_size, reference.unit)
     if rows is None or rows.shape[1] != len(reference.mean) or len(rows) < LEAST:
         return {"why": "too few rows to test"}

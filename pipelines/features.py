@@ -2,8 +2,9 @@
 
 A bounded sample of training rows travels with the model, so that later inputs can be held against it (:mod:`.drift`).
 A row is an item's mean over its real tokens; where a task has few items (one large graph), it is a token. A task whose
-training items are not cut as its predictions are (tiles of a scene) says ``drift_unit = "token"``, and one whose loss
-shows the model something else than a prediction does has a ``glimpse(model, batch)``; both are optional.
+training items are not cut as its predictions are (tiles of a scene) says ``drift_unit = "token"``, one whose training
+items are varied or drawn unevenly says ``drift_part = "val"``, and one whose loss shows the model something else than a
+prediction does has a ``glimpse(model, batch)``; all are optional.
 """
 
 from __future__ import annotations
@@ -122,6 +123,11 @@ def reference_of(rows: np.ndarray, entering: int, unit: Unit) -> Reference:
         basis[row : row + block.shape[0], column : column + block.shape[1]] = block
         row, column = row + block.shape[0], column + block.shape[1]
     return Reference(((rows - mean) @ basis).astype(np.float32), mean, basis, unit)
+
+
+def reference_items(task: Any, data: Any, split: Any, fitted: Any) -> Any:
+    """The items that later inputs are held against: of the training part, or where those are varied, the validation."""
+    return task.items(data, split, fitted, getattr(task, "drift_part", "train"))
 
 
 def training_sample(task: Any, model: nn.Module, items: Any, size: int, unit: Unit) -> np.ndarray | None:

@@ -64,6 +64,7 @@ class Classify:
     train_defaults: ClassVar[Mapping[str, Any]] = {
         "epochs": 60, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.05, "patience": 60, "threads": 1,
     }  # fmt: skip
+    drift_part: ClassVar[str] = "val"  # training items are varied
     default_preset: ClassVar[str] = "medical_mixer"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = FACTS
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES

@@ -38,6 +38,7 @@ class Segment:
     summary: ClassVar[str] = "Structures in medical images and volumes, voxel by voxel, in the file's own geometry"
     Config: ClassVar[type[TaskConfig]] = SegmentOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 30, "batch_size": 1, "lr": 2e-3, "weight_decay": 0.01}
+    drift_part: ClassVar[str] = "val"  # training items are varied
     default_preset: ClassVar[str] = "medical_unet"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = SEGMENT_FACTS
 

@@ -82,6 +82,7 @@ class Signal:
     train_defaults: ClassVar[Mapping[str, Any]] = {
         "epochs": 30, "batch_size": 8, "lr": 2e-3, "weight_decay": 0.01, "threads": 1,
     }  # fmt: skip
+    drift_part: ClassVar[str] = "val"  # training items are varied
     default_preset: ClassVar[str] = "beat_mixer"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = FACTS
     suffixes: ClassVar[tuple[str, ...]] = (".hea", ".dcm")

@@ -19,7 +19,7 @@ from shared_backbones import runtime
 
 from ..config import RunConfig, TrainConfig, build_preset, from_yaml, to_yaml
 from ..evaluate import evidences, score
-from ..features import keep_reference
+from ..features import keep_reference, reference_items
 from ..ingest import ingest
 from ..runs import Trained, code_version, save_model
 from ..store import atomic_path, finite, write_json, write_text
@@ -116,7 +116,7 @@ def finish(staging: Path, trained: Trained, data: Any, split: Split, position: P
     write_json(staging / "data.json", finite({**data.manifest.to_json(), "split": split.to_json()}))
     write_json(staging / "history.json", finite(position.history))
     plan.seed_all(config.seed, 6)
-    keep_reference(staging, task, model, task.items(data, split, trained.fitted, "train"), config.train.batch_size)
+    keep_reference(staging, task, model, reference_items(task, data, split, trained.fitted), config.train.batch_size)
     plan.seed_all(config.seed, 5)
     with torch.no_grad():
         figures = task.figures(model, data, split, trained.fitted, scored)

@@ -126,6 +126,16 @@ def test_a_task_says_what_a_prediction_shows_its_model(run: Path, monkeypatch: p
     assert not np.allclose(plain.mean[: trained.model.backbone.dim_in], found.mean[: trained.model.backbone.dim_in])
 
 
+def test_what_inputs_are_held_against(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = load_run(run)
+    data = trained.task.open("simulated")
+    split = trained.task.split(data)
+    parts = [len(features.reference_items(trained.task, data, split, trained.fitted))]
+    monkeypatch.setattr(Line, "drift_part", "val", raising=False)
+    parts.append(len(features.reference_items(trained.task, data, split, trained.fitted)))
+    assert parts == [len(split.parts["train"]), len(split.parts["val"])]
+
+
 def test_a_batch_says_whether_it_drifted(run: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     for name, shift in (("same", 0.0), ("moved", 0.5)):
