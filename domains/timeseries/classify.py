@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from domains.scoring import CLASS_FACTS, class_evidence, class_scores, softmax
 from domains.task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Portable, Sink, Split, TaskConfig
-from shared_backbones.errors import BadInput
 
+from .classes import places
 from .objects.closing import calibrate, fit_skip, fit_thresholds, over_items
 from .objects.collection import Objects, poisoned
 from .objects.config import ClassifyOptions
@@ -81,14 +81,8 @@ class Classify:
 
     def targets(self, data: Objects, rows: Int64[np.ndarray, "n"], fitted: Fitted) -> Int64[np.ndarray, "n"]:
         """Places of the objects' classes among those of the training. Raises BadInput for one that was not there."""
-        known = {name: i for i, name in enumerate(fitted["classes"])}
-        strange = sorted({data.classes[i] for i in data.labels[rows]} - set(known))
-        if strange:
-            raise BadInput(
-                f"{data.manifest.source}: class {', '.join(strange)} was not seen in training (there were: "
-                f"{', '.join(known)}). Leave its objects out, or train with it"
-            )
-        return np.array([known[data.classes[i]] for i in data.labels[rows]], np.int64)
+        remedy = ". Leave its objects out, or train with it"
+        return places(data.classes, data.labels[rows], fitted["classes"], data.manifest.source, remedy)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Mean cross-entropy of the backbone's own scores, and the objects of the batch."""

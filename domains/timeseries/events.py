@@ -18,6 +18,7 @@ from domains.scoring import CLASS_FACTS, class_evidence, class_scores, softmax
 from domains.task import PARTS, Audit, Batch, Evidence, Fitted, Manifest, MetricFact, Part, Sink, Split, TaskConfig
 from shared_backbones.errors import BadInput
 
+from .classes import places
 from .sequences.baselines import all_baselines
 from .sequences.config import EventOptions
 from .sequences.data import Events, from_frame, parse_events
@@ -162,14 +163,7 @@ class EventClasses:
 
     def targets(self, data: Events, rows: Int64[np.ndarray, "n"], fitted: Fitted) -> Int64[np.ndarray, "n"]:
         """Places of the classes among those of training. Raises BadInput for one that was not there."""
-        known = {name: i for i, name in enumerate(fitted["classes"])}
-        strange = sorted({data.classes[i] for i in data.labels[rows]} - set(known))
-        if strange:
-            raise BadInput(
-                f"{data.manifest.source}: class {', '.join(strange)} was not seen in training (there were: "
-                f"{', '.join(known)})"
-            )
-        return np.array([known[data.classes[i]] for i in data.labels[rows]], np.int64)
+        return places(data.classes, data.labels[rows], fitted["classes"], data.manifest.source)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Mean cross-entropy of the classes; while training also of hidden events' words."""
