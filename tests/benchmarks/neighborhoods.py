@@ -1,7 +1,7 @@
 """Windows, groups and neighbourhoods beside SDPA: ``python -m tests.benchmarks.neighborhoods [names ...]``.
 
-Forward and backward of one item in float32, in seconds of the processor that this process got, so that a busy machine
-counts less. All figures are ratios within one run on fresh random data.
+Forward and backward of one item in float32. With one thread a second is one of the processor that this process got, so
+that a busy machine counts less; with more it is one on the clock, of an idle machine. All figures are ratios within one run on fresh random data.
 
 blocked: the attention of a mixer without its linear maps (gathering, masks, bias and all) over SDPA without mask or
     bias on equal tiles, which has to gather its keys too. bare: the same, but its keys are gathered already.
@@ -58,15 +58,16 @@ Run = Callable[[], Tensor]
 
 
 def seconds(runs: Sequence[Run], budget: float) -> list[float]:
-    """Median processor time of forward and backward of each, taken in turn until the budget of each is spent."""
+    """Median time of forward and backward of each, taken in turn until the budget of each is spent."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: list[list[float]] = [[] for _ in runs]
     while not times[0] or (max(map(sum, times)) < budget and len(times[0]) < 30):
         for run, took in zip(runs, times, strict=True):
             if not took:
                 run().sum().backward()  # the first one warms up
-            start = time.process_time()
+            start = clock()
             run().sum().backward()
-            took.append(time.process_time() - start)
+            took.append(clock() - start)
     return [statistics.median(took) for took in times]
 
 
@@ -112,7 +113,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=[])
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--budget", type=float, default=0.5, help="processor seconds per figure")
+    parser.add_argument("--budget", type=float, default=0.5, help="seconds per figure")
     parser.add_argument("--sizes", type=int, default=3, help="how many of the three sizes, the smallest first")
     parser.add_argument("--full", type=int, default=4096, help="longest input of attention on all tokens")
     args = parser.parse_args()
