@@ -1,7 +1,8 @@
 """Windows, groups and neighbourhoods beside SDPA: ``python -m tests.benchmarks.neighborhoods [names ...]``.
 
-Forward and backward of one item in float32. With one thread a second is one of the processor that this process got, so
-that a busy machine counts less; with more it is one on the clock, of an idle machine. All figures are ratios within one run on fresh random data.
+Forward and backward of one item in float32. With one thread a second is one of the processor that this process got,
+so that a busy machine counts less; with more it is one on the clock, of an idle machine. All figures are ratios
+within one run on fresh random data.
 
 blocked: the attention of a mixer without its linear maps (gathering, masks, bias and all) over SDPA without mask or
     bias on equal tiles, which has to gather its keys too. bare: the same, but its keys are gathered already.
