@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int64
 from shared_backbones.errors import BadInput
 
 from ..task import Manifest
-from .config import AudioOptions
+from .config import SourceOptions
 from .data import AudioFile, content_hash, open_audio, read_mono
 from .manifests import Entry
 
@@ -51,7 +51,7 @@ class Read:
     wave: Float32[np.ndarray, "T"]
 
 
-def read_all(entries: Sequence[Entry], options: AudioOptions, source: str) -> tuple[int, list[Read]]:
+def read_all(entries: Sequence[Entry], options: SourceOptions, source: str) -> tuple[int, list[Read]]:
     """The rate, and every clip at it. Raises BadInput for the first that cannot be used."""
     files = {e.path: None for e in entries}
     opened = {path: open_audio(path) for path in files}

@@ -78,8 +78,8 @@ class AudioSplitOptions(BaseModel):
         return self
 
 
-class AudioOptions(TaskConfig):
-    """How recordings are found, read, split and turned into frames."""
+class SourceOptions(TaskConfig):
+    """How recordings are found, read and split."""
 
     rate: int | None = Field(None, ge=1000, description="samples per second of the model; default: the lowest found")
     channel: int | None = Field(None, ge=0, description="one channel of each file; default: the mean of all")
@@ -87,8 +87,6 @@ class AudioOptions(TaskConfig):
         None, description="regular expression on file names with groups named label, speaker, source, text or split"
     )
     silence: Literal["refuse", "drop"] = Field("refuse", description="what is done with training clips without sound")
-    front_end: FrontEndOptions = FrontEndOptions()
-    augment: AugmentOptions = AugmentOptions()
     split: AudioSplitOptions = AudioSplitOptions()
     simulated: dict[str, int] = Field(default_factory=dict, description="for --data simulated: seed, speakers, takes")
 
@@ -103,6 +101,13 @@ class AudioOptions(TaskConfig):
             if not names or not names <= {"label", "speaker", "source", "text", "split"}:
                 raise ValueError(f"name_pattern needs groups named label, speaker, source, text, split, got {names}")
         return value
+
+
+class AudioOptions(SourceOptions):
+    """How recordings are turned into frames, too."""
+
+    front_end: FrontEndOptions = FrontEndOptions()
+    augment: AugmentOptions = AugmentOptions()
 
 
 class ClassifyOptions(AudioOptions):

@@ -76,6 +76,11 @@ def _folder(folder: Path) -> list[Entry]:
 
 
 def _manifest(path: Path) -> list[Entry]:
+    return [_entry(path.parent, where, row) for where, row in manifest_rows(path)]
+
+
+def manifest_rows(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
+    """(where it stands, its cells by column) of every row of a manifest. Raises BadInput."""
     if not path.is_file():
         raise BadInput(f"{path}: no such manifest")
     try:
@@ -85,7 +90,7 @@ def _manifest(path: Path) -> list[Entry]:
     rows = _csv(path, text) if path.suffix.lower() == ".csv" else _jsonl(path, text)
     if not rows:
         raise BadInput(f"{path}: the manifest holds no rows")
-    return [_entry(path.parent, where, row) for where, row in rows]
+    return rows
 
 
 def _csv(path: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:

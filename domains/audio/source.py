@@ -9,7 +9,7 @@ from shared_backbones.errors import BadInput
 
 from ..public import locate
 from .clips import Clips, Read, clips_of, read_all, refuse_silence
-from .config import AudioOptions
+from .config import SourceOptions
 from .datasets import DATASETS
 from .manifests import Entry, entries_of
 from .simulate import RATE, simulated
@@ -17,7 +17,7 @@ from .simulate import RATE, simulated
 SIMULATED = "simulated"
 
 
-def found_entries(source: str, options: AudioOptions) -> tuple[list[Entry], str]:
+def found_entries(source: str, options: SourceOptions) -> tuple[list[Entry], str]:
     """The clips that a path or a public name stands for, and their licence. Raises BadInput."""
     if source in DATASETS:
         corpus = DATASETS[source]
@@ -28,7 +28,7 @@ def found_entries(source: str, options: AudioOptions) -> tuple[list[Entry], str]
     return entries_of(Path(source), options.name_pattern), "not stated"
 
 
-def open_clips(source: str, options: AudioOptions, needs: str = "label") -> Clips:
+def open_clips(source: str, options: SourceOptions, needs: str = "label") -> Clips:
     """Checked clips to train on, of which every one has what ``needs`` names. Raises BadInput."""
     if source == SIMULATED:
         read = [Read(*row) for row in simulated(options.simulated)]
