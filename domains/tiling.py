@@ -206,6 +206,7 @@ def stream(
     blend: str = "constant",
     progress: Callable[[int, int], None] | None = None,
     on_error: Callable[[Tile, Exception], Tensor] | None = None,
+    done: int = 0,
 ) -> Plan:
     """Apply a network to a whole lattice, holding no more than about two rows of tiles along axis 0.
 
@@ -217,19 +218,22 @@ def stream(
     progress: called with (tiles done, tiles in all).
     on_error: turns the failure of one tile into its value (K, *tile.shape), for a damaged block in a file. Where
         tiles overlap this should be NaN, which marks the whole tile instead of being averaged into good values.
+    done: rows along axis 0 that an earlier run has written, up to the end of one of its slabs; the rest comes out
+        bit for bit as it did then. ``progress`` counts the tiles of this run.
 
     Returns the plan. Raises BadRequest for an impossible plan or for integers where an average is needed.
     """
     tiles = plan(shape, tile, stride, halo)
     steps = [_running(spans, blend) for spans in tiles.axes]
-    done = 0
+    rows = [i for i, span in enumerate(tiles.axes[0]) if span.stop > done]  # all that have a say in what is left
+    made, to_make = 0, len(rows) * len(tiles) // len(tiles.axes[0])
 
     def leaf(spans: tuple[Span, ...]) -> Tensor:
-        nonlocal done
+        nonlocal made
         value = _tile_value(Tile(spans), read, apply, on_error)
-        done += 1
+        made += 1
         if progress is not None:
-            progress(done, len(tiles))
+            progress(made, to_make)
         return _as_average(value) if tiles.overlapping else value
 
     def gather(axis: int, chosen: tuple[Span, ...]) -> Tensor:
@@ -262,11 +266,13 @@ def stream(
             carry = None
         final = index + 1 == len(tiles.axes[0])
         ready = span.stop if final else tiles.axes[0][index + 1].start
-        write((slice(span.start, ready), *rest), new[:, : ready - span.start])
+        begin = max(span.start, done)
+        if begin < ready:
+            write((slice(begin, ready), *rest), new[:, begin - span.start : ready - span.start])
         if ready < span.stop:
             carry = new[:, ready - span.start :].clone()
 
-    for index in range(len(tiles.axes[0])):
+    for index in rows:
         row(index)
     return tiles
 

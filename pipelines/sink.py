@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from domains.public import sha256_of
 
 STAGING = ".partial-"  # folders of outputs that are being written
+SHELF = ".unfinished-"  # folders of what a killed run has finished of an input
 
 
 def _fsync(path: Path) -> None:
@@ -24,11 +25,12 @@ def _fsync(path: Path) -> None:
 class FolderSink:
     """Implements :class:`domains.task.Sink`: files are written in a folder aside, on the same disk, then published.
 
-    Nothing is seen in ``out / folder`` before every file of the input is whole and on disk.
+    Nothing is seen in ``out / folder`` before every file of the input is whole and on disk. ``key``: what the outputs
+    depend on; the shelf of another key is never read.
     """
 
-    def __init__(self, out: Path, folder: str) -> None:
-        self.out, self.folder = out, folder
+    def __init__(self, out: Path, folder: str, key: str = "") -> None:
+        self.out, self.folder, self.key = out, folder, key
         self.staging = out / f"{STAGING}{folder}"
         self.names: list[str] = []
 
@@ -46,6 +48,16 @@ class FolderSink:
             raise
         self.names.append(name)
 
+    def shelf(self) -> Path:
+        """A folder that outlives a killed run, for what a rerun need not make again; gone once all is published."""
+        shelves = self.out / f"{SHELF}{self.folder}"
+        own = shelves / (self.key or "any")
+        for other in shelves.iterdir() if shelves.is_dir() else ():
+            if other != own:
+                shutil.rmtree(other)
+        own.mkdir(parents=True, exist_ok=True)
+        return own
+
     def publish(self) -> dict[str, str]:
         """Move every file into place, sidecars that a writer left beside them too; returns path -> sha256."""
         if not self.names:
@@ -61,7 +73,12 @@ class FolderSink:
             path.replace(place / path.name)
         _fsync(place)
         shutil.rmtree(self.staging)
+        self.clear()
         return digests
+
+    def clear(self) -> None:
+        """Throw the shelf away: the outputs are published, or will never be."""
+        shutil.rmtree(self.out / f"{SHELF}{self.folder}", ignore_errors=True)
 
     def discard(self) -> None:
         """Leave nothing behind."""

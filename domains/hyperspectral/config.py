@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..task import TaskConfig
+from .data import Output
 
 
 class SplitOptions(BaseModel):
@@ -62,6 +63,7 @@ class ClassifyOptions(TaskConfig):
     light: float = Field(0.1, ge=0, description="brighten and darken training tiles by about this share")
     tile: int = Field(32, ge=1, description="side of a training tile without its halo, in pixels")
     predict_tile: int = Field(0, ge=0, description="side of a prediction tile; 0: chosen by how the file is stored")
+    output: Output = Field("geotiff", description="of predictions: GeoTIFF with overviews, or cloud-optimised")
     simulated: dict[str, float] = Field(
         default_factory=dict, description="for --data simulated: seed, rows, cols, bands, noise, pixels_per_field"
     )

@@ -65,6 +65,8 @@ def map_scene(
             nodata=nodata,
             names=["class"],
             colours=_colours(fitted["class_ids"]) if dtype in ("uint8", "uint16") else None,
+            overviews="mode",
+            output=options.output,
             tags={f"CLASS_{i}": n for i, n in zip(fitted["class_ids"], fitted["class_names"], strict=True)},
             compress="deflate",
         )
@@ -74,6 +76,7 @@ def map_scene(
             2,
             "float32",
             nodata=CONFIDENCE_NODATA,
+            output=options.output,
             names=["confidence", "entropy"],
             band_tags=[
                 {"meaning": "calibrated probability of the class"},
@@ -98,6 +101,7 @@ def map_scene(
                 used,
                 lambda cube: answer(model, cube.to(device)).cpu(),
                 write,
+                sink,
                 gives=GIVES,
                 halo=model.reach,
                 tile=options.predict_tile,

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from shared_backbones.errors import BadInput
 
-from ..task import Fitted
+from ..journal import resume
+from ..task import Fitted, Sink
 from ..tiling import Slices, Tile, stream
 from .data import CACHE_MB, CorruptBlock, Scene
 
@@ -24,6 +25,7 @@ def stream_scene(
     used: list[int],
     apply: Callable[[Tensor], Tensor],
     write: Callable[[Slices, Tensor], None],
+    sink: Sink,
     *,
     gives: int,
     halo: int,
@@ -34,7 +36,8 @@ def stream_scene(
     """Windows (bands, rows, columns) of the used bands, NaN where not measured, through ``apply`` to ``write``.
 
     gives: numbers per pixel that ``apply`` returns. tile: side of a window in pixels, 0: chosen by how the file is
-    stored. A window that cannot be decoded becomes ``lost`` everywhere, and a line of ``corrupt``.
+    stored. A window that cannot be decoded becomes ``lost`` everywhere, and a line of ``corrupt``. Where the sink keeps
+    what a killed run had finished, that is written again, not made again.
     """
     count = len(used)
 
@@ -53,7 +56,10 @@ def stream_scene(
         corrupt.append(f"rows {rows.start} to {rows.stop}, columns {cols.start} to {cols.stop}: {error}")
         return torch.full((gives, *tile.shape), lost)
 
-    stream(read, apply, write, shape=scene.shape, tile=window_size(scene, tile), halo=halo, on_error=on_error)
+    size = window_size(scene, tile)
+    where = {"shape": list(scene.shape), "tile": list(size), "halo": halo, "gives": gives}
+    keep, done = resume(sink, "windows", where, write, corrupt)
+    stream(read, apply, keep, shape=scene.shape, tile=size, halo=halo, on_error=on_error, done=done)
 
 
 def window_size(scene: Scene, asked: int) -> tuple[int, int]:

@@ -238,6 +238,40 @@ def test_too_small_a_halo_shows() -> None:
 # --- the stream
 
 
+@pytest.mark.parametrize("blend", BLENDS)
+@settings(max_examples=15)
+@given(job=jobs(max_rank=2), at=st.floats(0, 1))
+def test_a_job_goes_on_bit_for_bit_where_it_stopped(blend: str, job: Job, at: float) -> None:
+    x = values(job["shape"])
+    read = torch.zeros(x.shape[1], dtype=torch.bool)
+
+    def slabs(done: int) -> dict[int, Tensor]:
+        found: dict[int, Tensor] = {}
+
+        def reader(where: tuple[slice, ...]) -> Tensor:
+            read[where[0]] = True
+            return x[(slice(None), *where)]
+
+        def network(t: Tensor) -> Tensor:  # whatever depends on the tile: overlaps do not agree
+            return t * t.mean()
+
+        def write(where: tuple[slice, ...], slab: Tensor) -> None:
+            found[where[0].start] = slab.clone()
+
+        stream(reader, network, write, blend=blend, done=done, **job)
+        return found
+
+    whole = slabs(0)
+    starts = [*whole, x.shape[1]]
+    done = starts[round(at * (len(starts) - 1))]
+    read.fill_(value=False)
+    rest = slabs(done)
+    assert list(rest) == [s for s in whole if s >= done]
+    assert all(torch.equal(slab, whole[start]) for start, slab in rest.items())
+    before = done - max(job["tile"][0], 1) - job["halo"][0]
+    assert not read[: max(0, min(before, x.shape[1] - 2 * job["tile"][0] - job["halo"][0]))].any()
+
+
 def test_slabs_leave_in_order_whole_and_once() -> None:
     seen: list[tuple[slice, ...]] = []
     progress: list[tuple[int, int]] = []

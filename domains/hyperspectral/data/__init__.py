@@ -17,7 +17,7 @@ from .enmap import enmap_bands, enmap_metadata
 from .labels import Labels, read_labels
 from .raster import CACHE_MB, RasterScene, crs_name, envi_data, gdal
 from .scene import ArrayScene, CorruptBlock, Cube, Scene, Seen
-from .writer import RasterWriter, copy_cube, cube_writer, finish_envi
+from .writer import Output, RasterWriter, copy_cube, cube_writer, finish_envi
 
 HDF = (".h5", ".hdf5", ".he5", ".nc", ".nc4")
 
@@ -132,6 +132,7 @@ __all__ = [
     "CorruptBlock",
     "Described",
     "Labels",
+    "Output",
     "RasterScene",
     "RasterWriter",
     "Scene",

@@ -8,12 +8,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import rasterio
 from jaxtyping import Shaped
+from rasterio.enums import Resampling
 from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.shutil import copy as copy_file
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
@@ -24,12 +26,15 @@ from .raster import gdal
 from .scene import Lattice, Scene
 
 Colour = tuple[int, int, int, int]
+Output = Literal["geotiff", "cog"]
+SMALLEST = 256  # px, of the larger side of the last overview; a raster of twice that or less needs none
 
 
 class RasterWriter:
     """A raster file that is filled by windows and checked when it is closed; a context manager.
 
-    Raises BadInput where the disk cannot hold it. ``like`` gives lattice, CRS and transform.
+    Raises BadInput where the disk cannot hold it. ``like`` gives lattice, CRS and transform. ``overviews``: how the
+    pixels of a GeoTIFF are put together in its smaller copies, "mode" for classes. ``output`` "cog": cloud-optimised.
     """
 
     def __init__(
@@ -48,9 +53,12 @@ class RasterWriter:
         scale: Sequence[float] | None = None,
         offset: Sequence[float] | None = None,
         driver: str = "GTiff",
+        overviews: Literal["mode", "average"] = "average",
+        output: Output = "geotiff",
         **creation: Any,
     ) -> None:
-        self.path, self.like = path, like
+        self.path, self.like, self.overviews = path, like, overviews
+        self.output = driver.lower() if driver != "GTiff" else output
         rows, cols = like.shape
         size = rows * cols * count * np.dtype(dtype).itemsize
         room = shutil.disk_usage(path.parent).free
@@ -97,7 +105,31 @@ class RasterWriter:
                 return
             with DiskErrors(self.path):
                 self._file.close()
+                if self.output == "geotiff":
+                    _add_overviews(self.path, Resampling[self.overviews])
+                elif self.output == "cog":
+                    _optimise(self.path, self.overviews)
                 _check_whole(self.path)
+
+
+def _add_overviews(path: Path, how: Resampling) -> None:
+    """Copies of half the size and less, inside the file, for whoever looks at it from afar."""
+    with rasterio.open(path) as file:
+        side, squeezed = max(file.shape), file.compression is not None
+    factors = [2**k for k in range(1, 31) if side / 2 ** (k - 1) > 2 * SMALLEST]
+    if factors:
+        with rasterio.Env(COMPRESS_OVERVIEW="DEFLATE" if squeezed else "NONE"), rasterio.open(path, "r+") as file:
+            file.build_overviews(factors, how)
+
+
+def _optimise(path: Path, how: str) -> None:
+    """The file as a cloud-optimised GeoTIFF: tiles and overviews in the order in which a reader far away asks."""
+    aside = path.with_name(f"{path.name}.cog")
+    try:
+        copy_file(path, aside, driver="COG", compress="DEFLATE", overview_resampling=how.upper(), bigtiff="IF_SAFER")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _check_whole(path: Path) -> None:

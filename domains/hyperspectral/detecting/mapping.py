@@ -54,6 +54,7 @@ def detect_scene(model: Detector, fitted: Fitted, source: str, sink: Sink, optio
             "float32",
             nodata=NODATA,
             names=["probability"],
+            output="cog" if options.output == "cog" else "geotiff",
             tags={"MEANING": f"probability of a target, where a share of {options.share:g} of pixels has one"},
             compress="deflate",
         )
@@ -70,6 +71,7 @@ def detect_scene(model: Detector, fitted: Fitted, source: str, sink: Sink, optio
                 fitted["used"],
                 apply,
                 write,
+                sink,
                 gives=1,
                 halo=model.reach,
                 tile=options.predict_tile,

@@ -28,7 +28,7 @@ class RestoreOptions(TaskConfig):
     crops: int = Field(8, ge=1, description="how often an epoch visits each training block, with other noise each time")
     light: float = Field(0.1, ge=0, description="brighten and darken training blocks by about this share")
     predict_tile: int = Field(64, ge=8, description="side of a prediction window in (output) pixels")
-    output: Literal["geotiff", "envi"] = Field("geotiff", description="format of predicted cubes")
+    output: Literal["geotiff", "cog", "envi"] = Field("geotiff", description="format of predicted cubes")
     patch_radius: int = Field(
         16, ge=0, description="windows are exact for presets that look no farther than this; others are blended"
     )

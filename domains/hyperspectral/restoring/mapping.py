@@ -13,6 +13,7 @@ from torch import Tensor
 
 from shared_backbones.errors import BadInput, BadRequest
 
+from ...journal import resume
 from ...task import Fitted, Sink
 from ...tiling import Slices, Tile, stream
 from ..bands import Bands, difference
@@ -113,7 +114,7 @@ def restore_scene(task: Restore, model: Restorer, fitted: Fitted, source: str, s
 
     tile, blended = options.predict_tile, reach is None
     envi = options.output == "envi"
-    creation = {} if envi else {"compress": "deflate"}
+    creation = {} if envi else {"compress": "deflate", "output": options.output}
     with sink.file(f"{name}_{ending}.{'img' if envi else 'tif'}") as path:
         with cube_writer(path, out, "float32", bands=out.bands, nodata=NODATA, **creation) as writer:
 
@@ -123,16 +124,20 @@ def restore_scene(task: Restore, model: Restorer, fitted: Fitted, source: str, s
                 facts["unseen"] += int(lost.sum())
                 writer.write(at[0], at[1], np.where(lost, np.float32(NODATA), scaled.back(slab.numpy())))
 
+            halo = max(RADII) if reach is None else reach
+            where = {"shape": list(out.shape), "tile": tile, "halo": halo, "blended": blended}
+            keep, done = resume(sink, "windows", where, write, corrupt)
             stream(
                 window_reader(scene, used, scaled, scale),
                 apply,
-                write,
+                keep,
                 shape=out.shape,
                 tile=tile,
                 stride=max(1, tile * 3 // 4) if blended else None,
-                halo=max(RADII) if reach is None else reach,
+                halo=halo,
                 blend="hann" if blended else "constant",
                 on_error=on_error,
+                done=done,
             )
         if envi:
             finish_envi(path, out, out.bands)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ...task import TaskConfig
+from ..data import Output
 
 
 class UnmixOptions(TaskConfig):
@@ -40,6 +41,7 @@ class UnmixOptions(TaskConfig):
     pixels: int = Field(100_000, ge=64, description="most pixels that are fitted and scored; of more, random tiles")
     draw: int = Field(0, ge=0, description="random draw of the tiles and of the baselines")
     predict_tile: int = Field(0, ge=0, description="side of a prediction tile; 0: chosen by how the file is stored")
+    output: Output = Field("geotiff", description="of predictions: GeoTIFF with overviews, or cloud-optimised")
     simulated: dict[str, float] = Field(
         default_factory=dict,
         description="for --data simulated: seed, rows, cols, bands, endmembers, purity, patch, light, variety, "

@@ -50,6 +50,7 @@ def map_abundances(model: Unmixer, fitted: Fitted, source: str, sink: Sink, opti
         writer = RasterWriter(
             path, scene, len(model.start), "float32",
             nodata=NODATA, names=fitted["names"], tags=tags, compress="deflate",
+            output=options.output,
         )  # fmt: skip
         with writer:
 
@@ -61,7 +62,7 @@ def map_abundances(model: Unmixer, fitted: Fitted, source: str, sink: Sink, opti
                 writer.write(at[0], at[1], slab.numpy().astype(np.float32))
 
             stream_scene(
-                scene, fitted["used"], apply, write,
+                scene, fitted["used"], apply, write, sink,
                 gives=len(model.start), halo=model.reach, tile=options.predict_tile, corrupt=corrupt, lost=NODATA,
             )  # fmt: skip
         table.write_text(_table(model, fitted))
