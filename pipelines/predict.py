@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from .ledger import LEDGER, Row
 from .lineage import CARD, of_model
 from .remote import fetched, is_remote, mirror, push
 from .seal import SEAL, verify
-from .sink import STAGING, FolderSink
+from .sink import SHELF, STAGING, FolderSink
 from .store import WRITING, DiskFull, disk_full_is_clear, write_json
 
 _FULL = 64 * 1024  # bytes; with less left, a failed write is a full disk's
@@ -82,6 +83,11 @@ class _Job:
     folder: str
     sha256: str | None  # of the input
 
+    def key(self, model: str, origin: Mapping[str, Any]) -> str:
+        """What the outputs depend on: the input, the model and the code. Of an unknown input: never twice the same."""
+        seen = self.sha256 or str(time.time_ns())
+        return hashlib.sha256(f"{seen} {model} {origin['code']}".encode()).hexdigest()[:16]
+
 
 def _predict_one(
     job: _Job, *, model: Path, sha256: str, out: Path, origin: Mapping[str, Any]
@@ -91,7 +97,7 @@ def _predict_one(
     from .features import AN_INPUT, keep_features, watched
 
     trained, reference = _loaded(model, sha256)
-    sink = FolderSink(out, job.folder)
+    sink = FolderSink(out, job.folder, job.key(sha256, origin))
     try:
         with disk_full_is_clear(out / job.folder), torch.inference_mode():
             seen = watched(trained.model, AN_INPUT, reference.unit if reference else None)
@@ -102,6 +108,9 @@ def _predict_one(
             if reference is not None and sample.kept is not None:
                 keep_features(reference, sample.kept, sink)
             return sink.publish(), dict(facts)
+    except (BadInput, BadRequest):
+        sink.clear()
+        raise
     except Exception as error:  # libraries hide a full disk behind errors of their own: ask while the torso stands
         if not isinstance(error, CambiumError) and shutil.disk_usage(out).free < _FULL:
             with disk_full_is_clear(out / job.folder):
@@ -306,6 +315,9 @@ def predict(
             stale.unlink(missing_ok=True)
         batch = _Batch(out, sha256, origin, run.resolve(), input_digests(sources), ledger.read(out / LEDGER))
         jobs = batch.plan()
+        for shelf in out.glob(f"{SHELF}*"):  # of inputs that nobody asks for any more
+            if shelf.name.removeprefix(SHELF) not in {job.folder for job in jobs}:
+                shutil.rmtree(shelf)
         reused = frozenset(batch.rows)
         for outcome in engines.map(function, jobs, workers=min(workers, max(1, len(jobs))), engine=engine):
             row = batch.row(outcome)
