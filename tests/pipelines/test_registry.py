@@ -14,6 +14,7 @@ import pytest
 from pipelines import registry
 from pipelines.predict import find_model
 from pipelines.registry import RegistryError, promote, record, resolve, versions
+from pipelines.tracking import client_of
 from shared_backbones.errors import BadRequest
 
 from .made import make_run, rows_task  # noqa: F401 - a fixture
@@ -55,7 +56,7 @@ def test_versions_aliases_and_places(root: Path) -> None:
 
 def test_what_is_tracked(root: Path) -> None:
     record(add(root, "aaaaaaaaaaaa"), root)
-    client = registry._client(root)
+    client = client_of(root)
     (run,) = client.search_runs([client.get_experiment_by_name("toy-rows").experiment_id])
     assert run.data.metrics["mse"] == 0.5
     assert run.data.metrics["baseline.mean.mse"] == 1.0
@@ -118,7 +119,7 @@ def test_a_half_entered_run_is_entered_anew(root: Path) -> None:
         connection.execute("update runs set status = 'RUNNING'")
     connection.close()
     assert record(folder, root)["version"] == 1
-    client = registry._client(root)
+    client = client_of(root)
     (run,) = client.search_runs([client.get_experiment_by_name("toy-rows").experiment_id])
     assert run.info.status == "FINISHED"
 
