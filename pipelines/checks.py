@@ -14,7 +14,7 @@ from typing import Any
 from shared_backbones.errors import BadInput, CambiumError
 
 from .config import RunConfig
-from .drift import LEAST, drift, named, outside
+from .drift import LEAST, against
 from .features import load_reference, reference_items, training_sample
 from .runs import Trained, load_run
 
@@ -46,14 +46,14 @@ def _rows(old: Trained, data: Any, split: Any) -> dict[str, Any]:
     if reference is None:
         return {"why": "the champion keeps no sample of its training data"}
     items = reference_items(old.task, data, split, old.fitted)
-    rows = training_sample(old.task, old.model, items, old.config.train.batch_size, reference.unit)
+    size, unit = old.config.train.batch_size, reference.unit
+    rows = training_sample(old.task, old.model, items, size, unit, reference.inputs).kept
     if rows is None or rows.shape[1] != len(reference.mean) or len(rows) < LEAST:
         return {"why": "too few rows to test"}
     rows = reference.project(rows)
-    far = outside(reference.rows, rows)
-    if far > FAR:  # rows that are no numbers would stop the tests below
-        return {"outside_range": far}
-    found = drift(reference.rows, rows, named(reference))
+    far, found = against(reference, rows)
+    if found is None:
+        return {"outside_range": far, "why": "too few rows to test"}
     return {"outside_range": far, "drift": {"alarm": found.alarm, "rows": found.rows, "alpha": found.alpha}}
 
 

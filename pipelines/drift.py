@@ -139,9 +139,18 @@ def outside(reference: np.ndarray, rows: np.ndarray) -> float:
     return float(bad.any(1).mean()) if len(rows) else 0.0
 
 
-def named(reference: Reference) -> list[str]:
-    """Names of a reference's features."""
-    return [f"direction {i + 1}" for i in range(reference.rows.shape[1])]
+def against(reference: Reference, rows: np.ndarray) -> tuple[float, Drift | None]:
+    """Share of projected rows that lie far outside a reference, and how they drifted; None with too few.
+
+    Input features that no row has (a scene of other bands) are left out, then rows that are not all numbers.
+    """
+    there = np.isfinite(rows).any(0) | np.array([name.startswith("direction") for name in reference.names])
+    far = outside(reference.rows[:, there], rows[:, there])
+    good = rows[:, there][np.isfinite(rows[:, there]).all(1)]
+    if len(good) < LEAST:
+        return far, None
+    names = [name for name, kept in zip(reference.names, there, strict=True) if kept]
+    return far, drift(reference.rows[:, there], good, names)
 
 
 def batch_rows(folders: Sequence[Path], width: int) -> np.ndarray:
@@ -166,14 +175,14 @@ def batch_drift(run: Path, folders: Sequence[Path]) -> dict[str, Any] | None:
         return None
     rows = batch_rows(folders, reference.rows.shape[1])
     facts = {"run": run.name, "unit": reference.unit, "inputs": len(folders), "rows": len(rows)}
-    if len(rows) < LEAST:
+    far, found = against(reference, rows)
+    if found is None:
         return {**facts, "alarm": None, "why": f"{len(rows)} rows are too few to test; {LEAST} are needed"}
-    found = drift(reference.rows, rows, named(reference))
     worst = [f"{t.name}, p = {t.p:.2g}" for t in found.tests if t.alarm]
     why = f"unlike the training data: {'; '.join(worst)}" if worst else "like the training data"
     return {
         **facts,
         **json.loads(json.dumps(found.to_json())),
-        "outside_range": outside(reference.rows, rows),
+        "outside_range": far,
         "why": why,
     }

@@ -100,7 +100,9 @@ def _predict_one(
     sink = FolderSink(out, job.folder, job.key(sha256, origin))
     try:
         with disk_full_is_clear(out / job.folder), torch.inference_mode():
-            seen = watched(trained.model, AN_INPUT, reference.unit if reference else None)
+            unit, wide = (reference.unit, reference.inputs) if reference else (None, 0)
+            inputs = getattr(trained.task, "drift_inputs", None) if wide else None
+            seen = watched(trained.model, AN_INPUT, unit, inputs, wide)
             with seen as sample, fetched(job.source) as source:
                 facts = trained.task.predict(trained.model, trained.fitted, source, sink)
             with sink.file(CARD) as path:

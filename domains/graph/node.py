@@ -42,6 +42,7 @@ class Node(GraphTask):
     train_defaults: ClassVar[Mapping[str, Any]] = {
         "epochs": 200, "batch_size": 1_000_000, "lr": 0.01, "weight_decay": 0.3, "patience": 60,
     }  # fmt: skip
+    drift_inputs: ClassVar[tuple[str, int | str, int]] = ("stem", "x", 2)  # features of a node
     default_preset: ClassVar[str] = "graph_propagation"
     metric_facts: Mapping[str, MetricFact] = CLASS_FACTS
 

@@ -42,6 +42,7 @@ class Classify:
     summary: ClassVar[str] = "Classes of a hyperspectral scene, from labelled pixels to a georeferenced map"
     Config: ClassVar[type[TaskConfig]] = ClassifyOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 40, "batch_size": 4, "lr": 1e-3, "weight_decay": 0.01}
+    drift_inputs: ClassVar[tuple[str, int | str, int]] = ("moments", 0, 1)  # bands of a pixel
     default_preset: ClassVar[str] = "scene_mixer"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = METRIC_FACTS
 

@@ -65,6 +65,7 @@ class Classify:
         "epochs": 60, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.05, "patience": 60, "threads": 1,
     }  # fmt: skip
     drift_part: ClassVar[str] = "val"  # training items are varied
+    drift_inputs: ClassVar[tuple[str, int | str, int]] = ("", 0, 1)  # channels of an image
     default_preset: ClassVar[str] = "medical_mixer"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = FACTS
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES

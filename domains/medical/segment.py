@@ -39,6 +39,7 @@ class Segment:
     Config: ClassVar[type[TaskConfig]] = SegmentOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 30, "batch_size": 1, "lr": 2e-3, "weight_decay": 0.01}
     drift_part: ClassVar[str] = "val"  # training items are varied
+    drift_inputs: ClassVar[tuple[str, int | str, int]] = ("", 0, 1)  # channels of an image
     default_preset: ClassVar[str] = "medical_unet"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = SEGMENT_FACTS
 

@@ -42,6 +42,7 @@ class Forecast:
     train_defaults: ClassVar[Mapping[str, Any]] = {
         "epochs": 8, "batch_size": 64, "lr": 1e-4, "weight_decay": 0.05, "patience": 2,
     }  # fmt: skip
+    drift_inputs: ClassVar[tuple[str, int | str, int]] = ("", "past", 2)  # mean of each series
     default_preset: ClassVar[str] = "linear_skip"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = FACTS
 

@@ -15,7 +15,7 @@ from scipy.stats import ks_2samp
 from pipelines import checks, features
 from pipelines.checks import held_to, schema_changes
 from pipelines.config import resolve
-from pipelines.drift import drift, ks, outside, stability
+from pipelines.drift import against, drift, ks, outside, stability
 from pipelines.features import Sample, keep_reference, load_reference
 from pipelines.predict import predict
 from pipelines.runs import load_run
@@ -124,6 +124,43 @@ def test_a_task_says_what_a_prediction_shows_its_model(run: Path, monkeypatch: p
     assert found.unit == "token"
     assert len(found.rows) == features.ROWS
     assert not np.allclose(plain.mean[: trained.model.backbone.dim_in], found.mean[: trained.model.backbone.dim_in])
+
+
+def test_features_of_the_inputs_are_held_against_training_too(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of four input features moves, which the task names; where an input shows others, only those are left out."""
+    monkeypatch.setattr(Line, "drift_inputs", ("", 0, 1), raising=False)
+    trained = load_run(run)
+    data = trained.task.open("simulated")
+    items = trained.task.items(data, trained.task.split(data), trained.fitted, "train")
+    found = keep_reference(run, trained.task, trained.model, items, 100)
+    kept = load_reference(run)
+    assert found is not None
+    assert kept is not None
+    assert (kept.inputs, kept.names) == (4, found.names)
+    assert kept.names[-4:] == ("input 1", "input 2", "input 3", "input 4")
+    assert kept.rows[:, -1].std(ddof=1) == pytest.approx(1, abs=1e-3)
+
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(5)
+    for i in range(6):
+        np.save(tmp_path / "in" / f"{i}.npy", rng.normal(size=(100, 4)) + np.array([0, 0, 0.5, 0]))
+    moved = predict(run, [str(tmp_path / "in")], tmp_path / "out").drift
+    assert moved is not None
+    assert moved["alarm"]
+    shift = {name: round(facts["shift_sd"], 1) for name, facts in moved["features"].items() if name.startswith("in")}
+    assert max(shift, key=lambda name: abs(shift[name])) == "input 3"
+    assert shift["input 3"] == pytest.approx(0.5, abs=0.15)
+
+    rows = kept.project(np.tile(kept.mean, (40, 1)))
+    rows[:, -4:] = np.nan  # of other features
+    far, tried = against(kept, rows + rng.normal(size=rows.shape).astype(np.float32))
+    assert far < 0.2
+    assert tried is not None
+    assert not any(name.startswith("input") for name in tried.features)
+    rows[:, 0] = np.nan  # a model that answers with no numbers
+    assert against(kept, rows) == (1.0, None)
 
 
 def test_what_inputs_are_held_against(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ class Restore:
     Config: ClassVar[type[TaskConfig]]
     train_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 40, "batch_size": 8, "lr": 1e-3, "weight_decay": 0.0}
     drift_unit: ClassVar[str] = "token"  # tiles are not cut as prediction windows are
+    drift_inputs: ClassVar[tuple[str, int | str, int]] = ("", 0, 1)  # bands of a pixel
     default_preset: ClassVar[str] = "scene_restorer"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = METRIC_FACTS
     multiple: int = 1  # blocks are trimmed to multiples of it
