@@ -11,7 +11,7 @@ from rich.console import Console
 
 from shared_backbones.errors import CambiumError
 
-from .commands import catalogue, jobs, models, report, work
+from .commands import catalogue, jobs, models, overfit, report, work
 from .commands.backbones import backbones
 from .console import BAD, DONE, FAILED, Answer, keep_traceback, only_answer_on_stdout, write_json_line
 
@@ -27,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 work.register(app)
+app.command()(overfit.overfit)
 jobs.register(app)
 app.add_typer(backbones, name="backbones")
 app.add_typer(catalogue.data, name="data")

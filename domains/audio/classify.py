@@ -19,7 +19,7 @@ from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split
 from .baselines import all_baselines
 from .clips import Clips, poisoned
 from .codes import CodesStem
-from .config import ClassifyOptions
+from .config import AudioOptions, ClassifyOptions
 from .data import SUFFIXES
 from .frontend import FrontEnd
 from .items import ClipItems
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 AT_ONCE = 400_000  # samples scored at once
 
 
-def frame_statistics(data: Clips, split: Split, options: ClassifyOptions) -> tuple[list[float], list[float]]:
+def frame_statistics(data: Clips, split: Split, options: AudioOptions) -> tuple[list[float], list[float]]:
     """Mean and deviation of every feature over the frames of the training part."""
     front = FrontEnd(data.rate, options.front_end)
     items = ClipItems(data, split.parts["train"])

@@ -14,7 +14,7 @@ from ..scoring import softmax
 from ..task import Evidence, Fitted, Split
 from .clips import Clips
 from .items import ClipItems, collate
-from .model import AudioClassifier
+from .model import AudioClassifier, AudioNet
 
 if TYPE_CHECKING:
     from .classify import Classify
@@ -48,7 +48,7 @@ def clip_pictures(model: AudioClassifier, data: Clips, rows: Any, z: Any, classe
     return figure
 
 
-def _frames(axes: Any, model: AudioClassifier, wave: Any) -> None:
+def _frames(axes: Any, model: AudioNet, wave: Any) -> None:
     with torch.no_grad():
         batch = collate([wave])
         frames, _ = model.front_end(batch["wave"].to(model.mean.device), batch["length"].to(model.mean.device))

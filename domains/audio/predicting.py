@@ -190,7 +190,12 @@ def write_rows(path: Path, rows: Iterator[Row], form: str) -> None:
             if table is None:
                 table = csv.DictWriter(f, list(row))
                 table.writeheader()
-            table.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+            table.writerow({k: _short(v) if isinstance(v, float) else v for k, v in row.items()})
+
+
+def _short(value: float) -> str:
+    """Six digits; of times in long recordings as many as they have."""
+    return f"{value:.6g}" if abs(value) < 10 else f"{value:.10g}"
 
 
 def _write_parquet(path: Path, rows: Iterator[Row], group: int = 10_000) -> None:

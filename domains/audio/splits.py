@@ -13,6 +13,7 @@ from .clips import Clips
 from .config import AudioSplitOptions
 
 FEW = 6  # groups; with fewer, validation takes clips of the training groups
+OWN = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 
 
 def make_split(data: Clips, options: AudioSplitOptions) -> Split:
@@ -64,7 +65,11 @@ def _by_group(data: Clips, options: AudioSplitOptions) -> tuple[str, dict[str, A
         val, order = order[:take], order[take:]
     at = {name: np.flatnonzero(np.isin(groups, who)) for name, who in (("train", order), ("val", val), ("test", test))}
     said = f"validation: {', '.join(sorted(val))}"
-    if not whole:
+    held = [int(i) for i in at["train"] if OWN.get(data.parts[i]) == "val"]
+    if not whole and 0 < len(held) < len(at["train"]):
+        at["train"], at["val"] = np.setdiff1d(at["train"], held), np.array(held, np.int64)
+        said = f"validation: what the source's own validation part holds of the {len(order)} training groups"
+    elif not whole:
         share = options.fractions[1] / (options.fractions[0] + options.fractions[1]) / 2
         at["train"], at["val"] = _cut(at["train"], share, random, data.labels)
         said = f"validation: {100 * share:.0f} % of the clips of the {len(order)} training groups"
@@ -72,14 +77,13 @@ def _by_group(data: Clips, options: AudioSplitOptions) -> tuple[str, dict[str, A
 
 
 def _given(data: Clips, options: AudioSplitOptions) -> tuple[str, dict[str, Any]]:
-    names = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
     found: dict[str, list[int]] = {p: [] for p in PARTS}
     for i, part in enumerate(data.parts):
-        if part not in names:
+        if part not in OWN:
             raise BadInput(
-                f"{data.manifest.source}: clip {data.names[i]} has split {part!r}; allowed: {', '.join(names)}"
+                f"{data.manifest.source}: clip {data.names[i]} has split {part!r}; allowed: {', '.join(OWN)}"
             )
-        found[names[part]].append(i)
+        found[OWN[part]].append(i)
     parts = {p: np.array(rows, np.int64) for p, rows in found.items()}
     said = "the source's own parts"
     if not len(parts["val"]):

@@ -31,6 +31,7 @@ COMMANDS = [
     "flow",
     "lineage",
     "models",
+    "overfit",
     "watch",
     "backfill",
     "sweep",

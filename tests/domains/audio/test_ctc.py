@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domains.audio.ctc import blank_rate, frames_needed, greedy, prefix_beam, preflight
-from domains.audio.text import Alphabet, edits, error_counts, error_rate, normalised
+from domains.audio.ctc import aligned, blank_rate, frames_needed, greedy, prefix_beam, preflight
+from domains.audio.text import Alphabet, edits, error_counts, error_rate, normalised, paired
 from shared_backbones.errors import BadInput
 
 
@@ -71,12 +71,14 @@ def test_the_list_names_what_torch_cannot_align(labels: list[int], extra: int) -
     log_p = torch.zeros(n, 1, 4).log_softmax(2)
     loss = torch.nn.functional.ctc_loss(log_p, torch.tensor([labels]), [n], [len(labels)], reduction="sum")
     text = "".join("abc"[c - 1] for c in labels)
-    assert bool(preflight(["x"], [text], [n], "abc")) == (not bool(torch.isfinite(loss)))
+    assert bool(preflight(["x"], [text], [n], Alphabet(tuple("abc")))) == (not bool(torch.isfinite(loss)))
 
 
 def test_the_list_says_why() -> None:
     assert frames_needed([1] * 5) == 9
-    found = preflight(["a", "b", "c", "d"], ["three", "", "f\u00fcnf", "one"], [5, 9, 9, 9], "efhinort")
+    found = preflight(
+        ["a", "b", "c", "d"], ["three", "", "f\u00fcnf", "one"], [5, 9, 9, 9], Alphabet(tuple("efhinort"))
+    )
     assert [(p.name, p.kind) for p in found] == [
         ("a", "too few frames"),
         ("b", "empty transcript"),
@@ -94,6 +96,32 @@ def test_edits_are_those_of_the_recursion(a: list[int], b: list[int]) -> None:
         return min(naive(i - 1, j) + 1, naive(i, j - 1) + 1, naive(i - 1, j - 1) + (a[i - 1] != b[j - 1]))
 
     assert edits(a, b) == naive(len(a), len(b))
+    pairs = paired(list(map(str, a)), list(map(str, b)))
+    assert sum(r != h for r, h in pairs) == edits(a, b)
+    assert [r for r, _ in pairs if r is not None] == list(map(str, a))
+    assert [h for _, h in pairs if h is not None] == list(map(str, b))
+
+
+def best_path(log_p: np.ndarray, labels: tuple[int, ...]) -> float:
+    """Of all frame paths that spell ``labels``, the likeliest one's score."""
+    paths = itertools.product(range(log_p.shape[1]), repeat=len(log_p))
+    return max(float(sum(log_p[t, c] for t, c in enumerate(p))) for p in paths if joined(p) == labels)
+
+
+@given(n=st.integers(1, 5), labels=st.lists(st.integers(1, 2), max_size=3), seed=st.integers(0, 100))
+def test_labels_stand_where_the_likeliest_path_has_them(n: int, labels: list[int], seed: int) -> None:
+    log_p = random_log_p(n, 3, seed)
+    if frames_needed(labels) > n:
+        with pytest.raises(ValueError, match="frames"):
+            aligned(log_p, labels)
+        return
+    spans = aligned(log_p, labels)
+    path = [0] * n
+    for (a, b), c in zip(spans, labels, strict=True):
+        assert a < b
+        path[a:b] = [c] * (b - a)
+    assert joined(tuple(path)) == tuple(labels)
+    assert sum(log_p[t, c] for t, c in enumerate(path)) == pytest.approx(best_path(log_p, tuple(labels)))
 
 
 def test_error_rates_are_of_the_corpus() -> None:
@@ -116,3 +144,31 @@ def test_unknown_symbols_are_refused() -> None:
     assert alphabet.decode(alphabet.encode("tone")) == "tone"
     with pytest.raises(BadInput, match=r"clip\.wav: unknown symbols \['x'\]"):
         alphabet.encode("tox", "clip.wav")
+
+
+def test_pieces_spell_what_they_were_found_in() -> None:
+    texts = ["three three tree", "one tone", "thirteen three"]
+    alphabet = Alphabet.of(texts, "pieces", 20)
+    assert len(alphabet.symbols) <= 20
+    assert " three" in alphabet.symbols
+    for text in [*texts, "one three", "tenth"]:
+        assert alphabet.decode(alphabet.encode(text)) == text
+    assert len(alphabet.encode("three three")) == 2
+    assert alphabet.strange("one quit") == ["i", "q", "u"] or "q" in alphabet.strange("one quit")
+
+
+@pytest.mark.parametrize("unit", ["characters", "pieces", "words"])
+def test_words_of_labels(unit: str) -> None:
+    texts = ["one two", "two two one"]
+    alphabet = Alphabet.of(texts, unit, 8)  # type: ignore[arg-type]
+    labels = alphabet.encode("two one two")
+    found = alphabet.words(labels)
+    assert [w for w, _, _ in found] == ["two", "one", "two"]
+    assert found[-1][2] == len(labels)
+    assert all("".join(alphabet.decode(labels[a:b]).split()) == w for w, a, b in found)
+
+
+def test_errors_are_counted_by_kind() -> None:
+    found = error_counts("one two three", "one too three four")
+    assert (found["replaced"], found["left_out"], found["added"]) == (1, 0, 1)
+    assert error_counts("one two", "")["left_out"] == 2

@@ -330,6 +330,6 @@ def test_the_annotated_sentences_are_read(public_data: Path) -> None:
     assert "the child almost hurt the small dog" in texts
     alphabet = Alphabet.of(texts)
     assert [alphabet.decode(alphabet.encode(t)) for t in texts] == texts
-    assert not preflight(data.names, texts, [1 + len(w) // 320 for w in data.waves], alphabet.symbols)
+    assert not preflight(data.names, texts, [1 + len(w) // 320 for w in data.waves], alphabet)
     with pytest.raises(BadInput, match="no label, as 10 of 10 clips"):
         open_clips("speechbrain_samples", ClassifyOptions())
