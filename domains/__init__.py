@@ -129,6 +129,12 @@ def _audio_classify() -> type[Any]:
     return Classify
 
 
+def _audio_recognise() -> type[Any]:
+    from .audio.recognise import Recognise
+
+    return Recognise
+
+
 def _medical_classify() -> type[Any]:
     from .medical.classify import Classify
 
@@ -171,6 +177,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {  # by domain, the one to begin wit
     "graph/state": _graph_state,
     "graph/signals": _graph_signals,
     "audio/classify": _audio_classify,
+    "audio/recognise": _audio_recognise,
     "medical/classify": _medical_classify,
     "medical/segment": _medical_segment,
     "medical/signal": _medical_signal,
