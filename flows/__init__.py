@@ -78,8 +78,8 @@ def run_flow(name: str, root: Path = Path("runs"), /, **options: Any) -> Any:
 
 
 def serve(root: Path = Path("runs"), file: Path | None = None, *, port: int | None = None, ui: bool = False) -> int:
-    """Serve the deployments of ``prefect.yaml`` until interrupted; see :mod:`flows.deploying`."""
-    from .deploying import serve
+    """Serve the deployments of ``prefect.yaml`` until interrupted; see :mod:`flows.serving`."""
+    from .serving import serve
 
     return serve(root, file, port=port, ui=ui)
 

@@ -1,22 +1,17 @@
-"""Deployments: ``prefect.yaml`` is their one description, registered anew at every start.
-
-Prefect turns schedules off when what serves them is restarted, so ``serve`` always deploys first. It then runs one
-process worker, which starts each flow run as a process of its own.
-"""
+"""Deployments: ``prefect.yaml`` is their one description, registered anew at every start of :mod:`flows.serving`."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from shared_backbones.errors import BadRequest
 
-from .server import Server, ServerError, bound, exported, loopback_server, quiet_environment
+from .server import ServerError, exported, loopback_server, quiet_environment
 
 POOL = "cambium"
 FILE = Path(__file__).parent.parent / "prefect.yaml"
@@ -33,17 +28,19 @@ def deployments(file: Path) -> list[str]:
         raise BadRequest(f"{file} does not list deployments with 'name' and 'flow' ({error!r})") from None
 
 
-def _prefect(*words: str) -> None:
-    env = os.environ | {"CAMBIUM_WORK": str(Path.cwd())}  # where flow runs start: relative paths are the user's
+def _prefect(root: Path, *words: str) -> None:
+    # where flow runs start, since relative paths are the user's, and where their runs are
+    env = os.environ | {"CAMBIUM_WORK": str(Path.cwd()), "CAMBIUM_RUNS": str(root.resolve())}
     done = subprocess.run([sys.executable, "-m", "prefect", *words], env=env, capture_output=True, text=True)
     if done.returncode:
         raise ServerError(f"prefect {' '.join(words)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
-def _register(file: Path) -> list[str]:
+def register(file: Path, root: Path) -> list[str]:
+    """Register every deployment of ``file`` in the server of the environment; returns ``flow/deployment`` names."""
     names = deployments(file)
-    _prefect("--no-prompt", "work-pool", "create", POOL, "--type", "process", "--overwrite")
-    _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(file.resolve()))
+    _prefect(root, "--no-prompt", "work-pool", "create", POOL, "--type", "process", "--overwrite")
+    _prefect(root, "--no-prompt", "deploy", "--all", "--prefect-file", str(file.resolve()))
     return names
 
 
@@ -57,36 +54,6 @@ def deploy(root: Path, file: Path | None = None, *, api: str | None = None) -> l
     deployments(file)  # a bad file is refused before a server is started
     if api is None:
         with loopback_server(root):
-            return _register(file)
+            return register(file, root)
     with exported({**quiet_environment(), "PREFECT_API_URL": api}):
-        return _register(file)
-
-
-def _worker() -> Sequence[str]:
-    return ["-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", "cambium"]
-
-
-def serve(root: Path, file: Path | None = None, *, port: int | None = None, ui: bool = False) -> int:
-    """Start the server, register the deployments, and work on their runs until interrupted; the worker's exit code."""
-    file = file or FILE
-    deployments(file)
-    with loopback_server(root, port=port, ui=ui) as server:
-        names = _register(file)
-        _announce(server, names)
-        worker = bound(_worker(), env={}, cwd=Path.cwd())
-        try:
-            return worker.wait()
-        except KeyboardInterrupt:
-            return 0
-        finally:
-            worker.terminate()
-            worker.wait()
-
-
-def _announce(server: Server, names: Sequence[str]) -> None:
-    print(f"serving {', '.join(names)} at {server.url}; stop with Ctrl-C. From another shell:", file=sys.stderr)
-    print(
-        f"  PREFECT_API_URL={server.url} DO_NOT_TRACK=1 {sys.executable} -m prefect deployment run {names[0]}",
-        file=sys.stderr,
-        flush=True,
-    )
+        return register(file, root)

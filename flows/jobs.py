@@ -22,6 +22,7 @@ from pipelines.alerts import HOOK
 from pipelines.seal import KEY
 
 from .predict import SomeInputsFailedError
+from .server import end_with_worker
 from .tasks import RETRIES, _worth_a_retry
 
 Answer = dict[str, Any]
@@ -35,6 +36,12 @@ _TASK: dict[str, Any] = {
     "result_serializer": "json",
 }
 _FLOW: dict[str, Any] = {"persist_result": False, "result_serializer": "json"}
+
+
+def begin() -> None:
+    """What every flow does first."""
+    end_with_worker()
+    secrets()
 
 
 def secrets() -> None:
@@ -74,13 +81,13 @@ def _batch_told(kind: str, model: str, found: Answer) -> Answer:
 
 
 @task(**_TASK, name="retrain")
-def _retrain(request: Answer, out: str, judge_on: str | None, margin: float, accept: bool) -> Answer:
-    from pipelines.config import resolve
+def _retrain(request: Answer, out: str, judge_on: str | None, terms: Answer, accept: bool) -> Answer:
+    from pipelines.config import resolve, validated
     from pipelines.promotion import Terms
     from pipelines.retrain import retrain
 
-    config = resolve(request.pop("task"), **request)
-    return retrain(config, Path(out), source=judge_on, terms=Terms(margin=margin), accept_data=accept)
+    config = resolve(**request)
+    return retrain(config, Path(out), source=judge_on, terms=validated(Terms, terms, "terms."), accept_data=accept)
 
 
 @flow(name="retrain", flow_run_name="retrain-{task}", **_FLOW)
@@ -95,16 +102,19 @@ def retrain(
     judge_on: str | None = None,
     margin: float = 0.0,
     accept_data: bool = False,
+    terms: dict[str, Any] | None = None,
 ) -> Answer:
     """Check the data, train a challenger, and let it become champion where it is better, as ``cambium retrain`` does.
 
-    Returns what :func:`pipelines.retrain.retrain` does. Raises BadRequest and BadInput, the latter also where the data
-    fail a check: then nothing is trained or promoted.
+    terms: other fields of :class:`pipelines.promotion.Terms`, such as ``{"slower": 2}``. Returns what
+    :func:`pipelines.retrain.retrain` does. Raises BadRequest and BadInput, the latter also where the data fail a check:
+    then nothing is trained or promoted.
     """
-    secrets()
+    begin()
     request: Answer = {"task": task, "data": data, "preset": preset, "seed": seed, "sets": sets or []}
     request["file"] = None if config is None else Path(config)
-    found: Answer = _retrain(request, str(Path(out).resolve()), judge_on, margin, accept_data)
+    terms = {"margin": margin, **(terms or {})}
+    found: Answer = _retrain(request, str(Path(out).resolve()), judge_on, terms, accept_data)
     verdict = "promoted" if found["promoted"] else "the champion stays"
     how = "found, not trained again" if found["reused_run"] else "trained"
     decided = ", decided before" if found["reused_decision"] else ""
@@ -134,7 +144,7 @@ def batch_predict(
     Emits the event ``cambium.drift.alarm`` where the inputs are unlike the training data. Raises BadRequest, and
     SomeInputsFailedError where an input failed for reasons other than its content.
     """
-    secrets()
+    begin()
     options = {"workers": workers, "engine": engine, "settle": settle}
     return _batch_told("batch", model, _batch_predict(model, inbox, _place(out), root, options))
 
@@ -158,7 +168,7 @@ def backfill(
     root: str = "runs",
 ) -> Answer:
     """Predict a range of days, ``pattern`` naming each day's input, as ``cambium backfill`` does."""
-    secrets()
+    begin()
     options = {"workers": workers, "engine": engine}
     found = _backfill(model, pattern, first, last, _place(out), root, options)
     return _batch_told("backfill", model, found)
@@ -168,8 +178,7 @@ def backfill(
 def _sweep(task: str, grid: list[str], out: str, options: Answer) -> Answer:
     from pipelines.sweep import sweep
 
-    file = options.pop("config")
-    return sweep(task, grid, Path(out), file=None if file is None else Path(file), **options)
+    return sweep(task, grid, Path(out), **options)
 
 
 @flow(name="sweep", flow_run_name="sweep-{task}", **_FLOW)
@@ -186,12 +195,13 @@ def sweep(
     out: str = "runs",
 ) -> Answer:
     """Train every point of a grid, or those a search proposes, and choose by validation alone: ``cambium sweep``."""
+    begin()
     options: Answer = {
         "search": search or [],
         "trials": trials,
         "data": data,
         "preset": preset,
-        "config": config,
+        "file": None if config is None else Path(config),
         "sets": sets or [],
         "seed": seed,
     }
@@ -210,6 +220,7 @@ def _cleanup(root: str, days: float, dry: bool) -> Answer:
 @flow(name="cleanup", **_FLOW)
 def cleanup(root: str = "runs", days: float = 90.0, dry: bool = False) -> Answer:
     """Remove old unfinished trainings and old runs that never held an alias, as ``cambium cleanup`` does."""
+    begin()
     found: Answer = _cleanup(root, days, dry)
     _told("cleanup", root, found["said"], "\n".join(f"- `{path}`" for path in found["removed"]))
     return found

@@ -9,7 +9,7 @@ from typing import Any
 from prefect import flow
 
 from . import tasks
-from .server import HOME
+from .server import HOME, end_with_worker
 
 
 class SomeInputsFailedError(RuntimeError):
@@ -34,6 +34,7 @@ def predict(
     Returns the batch's summary with its ``exit_code`` (0 all done, 3 some refused). What the ledger in ``out`` knows
     as done is not done again. Raises BadRequest, BadInput, and SomeInputsFailedError where an input failed.
     """
+    end_with_worker()
     from pipelines.predict import find_model
 
     kept = Path(root).resolve() / HOME / "kept"

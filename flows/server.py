@@ -27,6 +27,7 @@ from typing import IO
 import psutil
 
 HOME = ".prefect"  # below the run root: Prefect's database, cached results, logs of the servers
+BOUND = "CAMBIUM_BOUND"  # in a bound process and its children: the process' id
 STARTUP_SECONDS = 120.0  # a first start makes the database: 9 s on an idle machine, far more on a busy one
 _LOOPBACK = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1
@@ -43,9 +44,19 @@ class Server:
     """A running server, owned by this process."""
 
     url: str  # of the API
-    pid: int
+    port: int
+    process: subprocess.Popen[bytes]
     home: Path
     log: Path
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self.process.pid
+
+    def lives(self) -> bool:
+        """Whether the process has not ended."""
+        return self.process.poll() is None
 
 
 def quiet_environment() -> dict[str, str]:
@@ -68,6 +79,8 @@ def environment(port: int, home: Path, *, ui: bool = False) -> dict[str, str]:
         "PREFECT_API_URL": f"http://{_LOOPBACK}:{port}/api",
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_UI_ENABLED": str(ui).lower(),
+        # who holds a deployment's slot is kept on disk: in memory, a server that is started again ends what runs
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
 
 
@@ -122,7 +135,7 @@ def loopback_server(
     try:
         with exported(environment(port, home, ui=ui)):
             try:
-                yield Server(os.environ["PREFECT_API_URL"], process.pid, home, _log(home))
+                yield Server(os.environ["PREFECT_API_URL"], port, process, home, _log(home))
             finally:
                 _flush()
     finally:
@@ -269,6 +282,16 @@ def die_with(parent: int) -> None:
         sys.exit(1)
 
 
+def end_with_worker() -> None:
+    """A flow run that a worker of :func:`flows.serve` started ends with it, as its trainer ends with the flow run.
+
+    So a run whose worker was killed is not at work any more when another worker takes it up. Elsewhere a no-op.
+    """
+    if os.environ.get(BOUND) == str(os.getppid()):
+        die_with(os.getppid())
+
+
 if __name__ == "__main__":
     die_with(int(sys.argv[1]))
+    os.environ[BOUND] = str(os.getpid())  # the id stays the same
     os.execv(sys.executable, [sys.executable, *sys.argv[2:]])

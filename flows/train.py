@@ -9,7 +9,7 @@ from typing import Any
 from prefect import flow
 
 from . import tasks
-from .server import HOME
+from .server import HOME, end_with_worker
 
 
 @flow(name="train", flow_run_name="train-{task}", persist_result=False, result_serializer="json")
@@ -29,6 +29,7 @@ def train(
     Returns run, metrics, baselines, cost, directory, report, the registered model, and whether the run was reused.
     Raises BadRequest and BadInput.
     """
+    end_with_worker()
     from pipelines.config import resolve, to_yaml
     from pipelines.runs import code_version
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +15,77 @@ import pytest
 import yaml
 
 from flows import load_flow
-from flows.server import Server
+from flows.server import Server, ServerError
+from flows.serving import Patience, serve
 from pipelines.ledger import read
+from shared_backbones.errors import BadRequest
 from tests.pipelines.made import make_run
 
+from .serving import ENDED, Serving
 from .test_flows import artifacts
 
 PRESET = str(Path(__file__).parents[1] / "pipelines" / "rows.yaml")
 
 
 @pytest.mark.slow
-def test_a_served_deployment_runs_twice_and_finds_everything_the_second_time(
+def test_served_through_the_death_of_the_server_and_of_the_worker(
     toy: str, root: Path, server: Server, tmp_path: Path
 ) -> None:
-    """``serve`` with a home of its own would make a database for seconds; it uses that of the tests' server."""
+    """Asked twice: the first run goes on when server and worker were killed, the second finds everything.
+
+    ``serve`` with a home of its own would make a database for seconds; it uses that of the tests' server.
+    """
     out, work = tmp_path / "runs", tmp_path / "work"
     out.mkdir()
     work.mkdir()
     (out / ".prefect").symlink_to(root / ".prefect")
     make_run(out / "toy-rows" / "0123456789ab", task=toy)
     (work / "in").mkdir()
-    for name in ("a", "b"):
+    for name in "abcde":
         np.save(work / "in" / f"{name}.npy", np.zeros((3, 4)))
     parameters = {"model": str(out / "toy-rows" / "0123456789ab"), "inbox": ["in"], "out": "out", "settle": 0}
     entry: dict[str, Any] = {"name": "small", "flow": "batch_predict", "entrypoint": "flows.jobs.batch_predict"}
     pull = [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $CAMBIUM_WORK }}"}}]
-    entry |= {"parameters": {**parameters, "root": str(out)}, "work_pool": {"name": "cambium"}}
+    entry |= {"parameters": {**parameters, "root": "{{ $CAMBIUM_RUNS }}"}, "work_pool": {"name": "cambium"}}
+    entry |= {"concurrency_limit": {"limit": 1, "collision_strategy": "CANCEL_NEW"}}
     (tmp_path / "prefect.yaml").write_text(yaml.safe_dump({"name": "t", "pull": pull, "deployments": [entry]}))
-    words = [sys.executable, "-m", "flows", "serve", "--runs", str(out), "--file", str(tmp_path / "prefect.yaml")]
-    with subprocess.Popen(words, cwd=work, stderr=subprocess.PIPE, text=True) as serving:
-        try:
-            assert serving.stderr is not None
-            url = (
-                next(line for line in serving.stderr if "PREFECT_API_URL=" in line)
-                .split("PREFECT_API_URL=")[1]
-                .split()[0]
-            )
-            there = os.environ | {"PREFECT_API_URL": url}
-            for _ in range(2):
-                start = ["deployment", "run", "batch_predict/small", "--watch", "--watch-interval", "1"]
-                done = subprocess.run(
-                    [sys.executable, "-m", "prefect", *start], env=there, capture_output=True, text=True
-                )
-                assert done.returncode == 0, done.stdout + done.stderr
-        finally:
-            serving.send_signal(signal.SIGTERM)
-            serving.communicate()
-    assert len(read(work / "out" / "ledger.jsonl")) == 2
-    assert len((work / "out" / "ledger.jsonl").read_text().splitlines()) == 2  # nothing was done twice
+    env = os.environ | {"TOY_SLEEP": "1.5"}
+    serving = Serving(out, work, tmp_path / "prefect.yaml", env)
+    serving.start()
+    try:
+        small = serving.deployments(1)["small"]
+        first = serving.create(small)
+        for number, victim in enumerate(("server", "worker"), 1):
+            while len(read(work / "out" / "ledger.jsonl")) < number:
+                assert serving.state(first) not in ENDED
+                time.sleep(0.05)
+            next(p for p, what in serving.family().items() if what == victim).kill()
+        assert serving.wait(first) == "COMPLETED"
+        there = os.environ | {"PREFECT_API_URL": serving.api}
+        words = ["deployment", "run", "batch_predict/small", "--watch", "--watch-interval", "1"]
+        done = subprocess.run([sys.executable, "-m", "prefect", *words], env=there, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        with pytest.raises(BadRequest, match="served already"):
+            serve(out, tmp_path / "prefect.yaml")
+    finally:
+        assert serving.stop() == 0
+    said = serving.log.read_text()
+    assert "the server ended; starting it again" in said
+    assert "the worker ended; starting it again" in said
+    assert "whose worker ended" in said
+    assert len((work / "out" / "ledger.jsonl").read_text().splitlines()) == 5  # nothing was done twice
     (text,) = [v for k, v in artifacts("batch-").items() if "0123456789ab" in k]
-    assert "all 2 done before" in text
+    assert "all 5 done before" in text
+
+
+def test_what_keeps_ending_is_given_up() -> None:
+    patience = Patience(times=3, seconds=60)
+    patience.spend("worker")
+    patience.ended[0] -= 100  # long ago
+    patience.spend("worker")
+    patience.spend("server")
+    with pytest.raises(ServerError, match="the worker ended; that was 3 ends within 60 s"):
+        patience.spend("worker")
 
 
 def test_a_retrain_says_what_it_found(

@@ -59,7 +59,7 @@ def write_note(home: Path, server: dict[str, float], owner: dict[str, float]) ->
 
 def test_nothing_of_prefect_is_imported_before_the_environment_is_set() -> None:
     code = (
-        "import sys, flows, flows.server, flows.deploying, flows.__main__\n"
+        "import sys, flows, flows.server, flows.serving, flows.__main__\n"
         "print([m for m in ('prefect', 'torch', 'lightning', 'mlflow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
