@@ -1,11 +1,14 @@
 """Kill at random, run again, and compare with what an undisturbed run leaves.
 
-    python -m tests.benchmarks.faults --kills 20 --inputs 500 --corrupt 5 --seed 0
+    python -m tests.benchmarks.faults --kills 20 --inputs 500 --corrupt 5 --seed 0 [--served]
 
 A toy champion stands; one command retrains (a challenger is trained, judged and perhaps promoted) and then predicts a
 batch. At random moments one of its processes, whichever, is killed by SIGKILL, and the command is
 given again, until it has been killed as often as asked and then left alone. At the end: every output is there and equal
 to the undisturbed run's, every corrupt input is refused, every run is one version, and no temporary file is left.
+
+With ``--served`` the same work is two deployments of `cambium flow serve`, and what is killed is its server, its
+worker, a flow run, the trainer, a process of the batch, or the command itself: see :mod:`.served_faults`.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +33,8 @@ import numpy as np
 import psutil
 
 PRESET = Path(__file__).parents[1] / "pipelines" / "rows.yaml"
-WORK = """
+SETS = ["train.epochs=4", "train.checkpoint_every=2", "train.threads=1", "figures=false"]
+WORK = f"""
 import sys; from pathlib import Path
 from pipelines.config import resolve
 from pipelines.predict import predict
@@ -37,8 +42,7 @@ from pipelines.promotion import Terms
 from pipelines.retrain import retrain
 if __name__ == "__main__":
     root, inbox, out, preset = map(Path, sys.argv[1:5])
-    sets = ["train.epochs=4", "train.checkpoint_every=2", "train.threads=1", "figures=false"]
-    config = resolve("toy/rows", data="simulated", preset=str(preset), sets=sets, seed=1)
+    config = resolve("toy/rows", data="simulated", preset=str(preset), sets={SETS}, seed=1)
     found = retrain(config, root, terms=Terms(draws=200, slower=1e6), quiet=True)
     sys.exit(predict(root / "toy-rows" / found["champion"], [str(inbox)], out, workers=int(sys.argv[5])).exit_code)
 """
@@ -132,6 +136,18 @@ def strike(place: Place, rng: np.random.Generator, left: int, kills: int, total:
     return True
 
 
+def given_again(place: Place, rng: np.random.Generator, kills: int, inputs: int) -> int:
+    """Strike until it was killed as often as asked, then leave it alone; how often the command was given."""
+    rounds = 1
+    while sum(place.killed.values()) < kills:
+        rounds += 1
+        assert rounds < 5 * kills, "the command ends before it can be killed"
+        strike(place, rng, kills - sum(place.killed.values()), kills, inputs)
+    again = place.start().wait()
+    assert again in (0, 3), (place.folder / "log.txt").read_text()[-3000:]
+    return rounds
+
+
 def _tree(out: Path) -> dict[str, bytes]:
     """Outputs, but for the digest of a model's description, which holds the seconds that its training took."""
     found = {}
@@ -178,10 +194,12 @@ def faults(
     nap: float,
     workers: int = 2,
     database: Path | None = None,
+    disturb: Callable[[Place, np.random.Generator, int, int], int] | None = None,
 ) -> dict[str, Any]:
     """The whole experiment below ``folder``; plain facts.
 
     nap: seconds that a batch of training and an input take longer. database: an empty registry to start from.
+    disturb: what does the work and kills, from (place, random numbers, kills, inputs) to how often it was started.
     """
     from pipelines.registry import record
 
@@ -199,13 +217,8 @@ def faults(
         record(champion, place.folder / "runs")
     start = time.monotonic()
     assert calm.start().wait() == (3 if corrupt else 0), (calm.folder / "log.txt").read_text()[-3000:]
-    undisturbed, start, rounds = time.monotonic() - start, time.monotonic(), 0
-    while sum(stormy.killed.values()) < kills:
-        rounds += 1
-        assert rounds < 5 * kills, "the command ends before it can be killed"
-        strike(stormy, rng, kills - sum(stormy.killed.values()), kills, inputs)
-    again = stormy.start().wait()
-    assert again == (3 if corrupt else 0), (stormy.folder / "log.txt").read_text()[-3000:]
+    undisturbed, start = time.monotonic() - start, time.monotonic()
+    rounds = (disturb or given_again)(stormy, rng, kills, inputs)
     found = compare(stormy, calm, torn, inputs)
     seconds = {"undisturbed": round(undisturbed, 1), "disturbed": round(time.monotonic() - start, 1)}
     return {**found, "killed": dict(stormy.killed), "rounds": rounds, "seconds": seconds}
@@ -219,10 +232,16 @@ def main() -> None:
     for name, default in (("kills", 20), ("inputs", 500), ("corrupt", 5), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--nap", type=float, default=0.05)
+    parser.add_argument("--served", action="store_true")
+    options = vars(parser.parse_args())
+    if options.pop("served"):
+        from .served_faults import served
+
+        options["disturb"] = served
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         path = link_rows(Path(folder) / "site")
         sys.path.insert(0, path.split(os.pathsep)[0])
-        print(json.dumps(faults(Path(folder), os.environ | {"PYTHONPATH": path}, **vars(parser.parse_args()))))
+        print(json.dumps(faults(Path(folder), os.environ | {"PYTHONPATH": path}, **options)))
 
 
 if __name__ == "__main__":
