@@ -129,6 +129,12 @@ def _audio_classify() -> type[Any]:
     return Classify
 
 
+def _audio_separate() -> type[Any]:
+    from .audio.separate import Separate
+
+    return Separate
+
+
 def _audio_recognise() -> type[Any]:
     from .audio.recognise import Recognise
 
@@ -178,6 +184,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {  # by domain, the one to begin wit
     "graph/signals": _graph_signals,
     "audio/classify": _audio_classify,
     "audio/recognise": _audio_recognise,
+    "audio/separate": _audio_separate,
     "medical/classify": _medical_classify,
     "medical/segment": _medical_segment,
     "medical/signal": _medical_signal,

@@ -32,7 +32,7 @@ USES = {
     "test": "this report's scores, nothing else",
 }
 WIDTH = 6  # metrics beside each other
-MIME = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg"}
+MIME = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg", ".wav": "audio/wav"}
 
 
 def _shown(value: Any, digits: int = 4) -> str:
@@ -161,7 +161,7 @@ def _chart(run: Run) -> Markup:
 
 
 def _figures(run: Run) -> list[dict[str, str]]:
-    """Pictures of the run, in the order of ``figures/figures.json`` where there is one, else by name."""
+    """Pictures and sounds of the run, in the order of ``figures/figures.json`` where there is one, else by name."""
     folder = run.folder / "figures"
     if not folder.is_dir():
         return []

@@ -18,6 +18,11 @@ from tests.pipelines.toy import Line, LineConfig
 
 SMALL: dict[str, dict[str, Any]] = {  # the laws do not depend on size; the test run does
     "audio/classify": {"simulated": {"speakers": 4, "takes": 3, "words": 3}, "cnn_epochs": 1},
+    "audio/separate": {
+        "simulated": {"speakers": 6, "takes": 2, "words": 2},
+        "mix": {"seconds": 0.5, "train": 4, "val": 3, "test": 4},
+        "nmf": [4],
+    },
     "audio/recognise": {"simulated": {"speakers": 4, "strings": 6, "words": 3, "longest": 2}, "templates": 1},
     "graph/link": {"simulated": {"nodes": 200, "words": 40}, "negatives": 20},
     "graph/signals": {"lags": 4},

@@ -208,6 +208,15 @@ def test_names_from_files_are_escaped(tmp_path: Path) -> None:
         assert not [v for v in page.fetched if not str(v).startswith("data:")]
 
 
+def test_sounds_are_played_in_the_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "figures" / "heard.wav").write_bytes(b"RIFF....WAVE")
+    (run / "figures" / "figures.json").write_text(json.dumps([{"file": "heard.wav", "title": "What was heard"}]))
+    page = write_report(run).read_text()
+    assert f'<audio controls src="data:audio/wav;base64,{base64.b64encode(b"RIFF....WAVE").decode()}"' in page
+    assert "What was heard" in page
+
+
 def test_a_figure_outside_the_folder_is_not_read(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     (tmp_path / "secret.png").write_bytes(b"secret")
