@@ -4,7 +4,7 @@
 
 Made words by a made speaker whom training did not hear, one utterance after the other, as WAV; with ``--digits`` the
 strings of digits of a speaker of FSDD. Without ``--run`` a model is trained first on the simulator. Peak memory is that
-of the predicting process. Every word counts where its middle stands: in the utterance that is spoken there, or as added.
+of the predicting process. A word counts where its middle stands: in the utterance that is spoken there, or as added.
 """
 
 from __future__ import annotations
