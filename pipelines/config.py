@@ -47,11 +47,14 @@ class TrainConfig(BaseModel):
     checkpoint_every: int = Field(default=200, ge=1)  # optimiser steps; there is one at every epoch's end too
     threads: int | None = Field(default=None, ge=1)  # of one process; None: what the machine offers
     ablation: bool = False  # train the same preset with mixer "identity" too, and report it beside the score
+    start: str | None = None  # a run, or NAME@alias, whose weights are taken where name and shape are the same
+    start_sha256: str | None = None  # of that run's weights; found when training is asked for
+    layer_decay: float = Field(default=1.0, gt=0, le=1)  # of the rate, per block away from the head
 
-    @field_validator("precision", mode="before")
+    @field_validator("precision", "start", mode="before")
     @classmethod
     def _words(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) else value  # YAML reads 32 as a number
+        return str(value) if isinstance(value, int) else value  # YAML reads 32 as a number, and some runs' ids
 
 
 class RunConfig(BaseModel):

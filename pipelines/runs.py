@@ -96,11 +96,13 @@ def run_key(config: RunConfig, manifest: Manifest) -> str:
     """The run's id, 12 hex digits: a digest of the resolved configuration, the data's content, the code, the seed.
 
     The same bytes under another path, and the same preset under another name, are the same run. Whether an
-    ablation is wanted beside it changes nothing about it.
+    ablation is wanted beside it changes nothing about it. A run to start from counts by its weights' digest.
     """
+    if config.train.start is not None and config.train.start_sha256 is None:
+        raise ValueError("the run to start from has no digest yet; see trainer.start.pinned")
     plain = config.to_dict()
     del plain["data"], plain["preset"]
-    plain["train"] = {k: v for k, v in plain["train"].items() if k != "ablation"}
+    plain["train"] = {k: v for k, v in plain["train"].items() if k not in ("ablation", "start")}
     sentence = {k: v for k, v in preset_to_dict(build_preset(config)).items() if k not in ("name", "paper", "notes")}
     parts = {
         "config": plain,
@@ -143,7 +145,8 @@ def save_model(
     return meta
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What ``model.json`` of a finished run says. Raises BadInput where there is none of this format."""
     path = folder / MODEL
     if not folder.is_dir():
         raise BadInput(f"no run at {folder}")
@@ -167,7 +170,7 @@ def load_run(path: Path) -> Trained:
     code that is installed.
     """
     folder = Path(path).resolve()
-    meta = _read_meta(folder)
+    meta = read_meta(folder)
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise BadInput(f"{folder} is not a finished run: it holds no {WEIGHTS}")

@@ -87,8 +87,10 @@ def train(config: Any, out: Path = Path("runs"), *, quiet: bool = False) -> Path
     from .ingest import ingest
     from .runs import run_key
     from .store import Lock, sweep_leftovers
+    from .trainer.start import pinned
 
     check_devices(config.train)
+    config = pinned(config, Path(out))
     build_preset(config)
     _, data, _ = ingest(config)
     run = run_key(config, data.manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="a.b=c", help="
 PresetName = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="See `cambium backbones`.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Options as YAML.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Of everything random.")]
+Start = Annotated[str | None, typer.Option("--start", metavar="RUN", help="Begin with the weights of this run.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where runs are kept.")]
 RUNS = Path("runs")
 
@@ -55,6 +57,7 @@ def train(
     config: ConfigFile = None,
     sets: Sets = None,
     seed: Seed = None,
+    start: Start = None,
     out: Out = RUNS,
     as_json: AsJson = False,
 ) -> Answer:
@@ -64,7 +67,8 @@ def train(
     from ..registry import record
     from ..train import train as run_training
 
-    request = resolve(task, data=data, preset=preset, file=config, sets=sets or (), seed=seed)
+    begin = [] if start is None else [f"train.start={json.dumps(start)}"]
+    request = resolve(task, data=data, preset=preset, file=config, sets=[*(sets or ()), *begin], seed=seed)
     folder = run_training(request, out, quiet=as_json)
     registered = record(folder, out)
     run = Run(folder)

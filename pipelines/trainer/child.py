@@ -24,7 +24,7 @@ from ..ingest import ingest
 from ..runs import Trained, code_version, save_model
 from ..store import atomic_path, finite, write_json, write_text
 from ..train import STAGING
-from . import loop, plan
+from . import loop, plan, start
 from .checkpoint import Position
 from .display import shown
 from .spread import make_fabric
@@ -105,13 +105,15 @@ def finish(staging: Path, trained: Trained, data: Any, split: Split, position: P
     task.calibrate(model, data, split, trained.fitted)
     scored: Mapping[str, Evidence] = evidences(trained, data, split, seed=config.seed)
     log.info("scored the test part: %d independent units", len(scored["model"].units))
+    begun_with = trained.meta.get("start")
     audits = [*task.audit(data, split), POISON]
+    audits += [] if begun_with is None else [start.audit(begun_with, data.manifest, split)]
     metrics = score(trained, data, split, scored=scored, audits=audits)
     metrics["cost"]["train_seconds"] = position.seconds
-    metrics["training"] = finite(_training(position, config.train))
+    metrics["training"] = finite(_training(position, config.train)) | ({"start": begun_with} if begun_with else {})
     metrics["runtime"] = settings
     facts = {"data_sha256": data.manifest.sha256, "split": split.digest, "train_seconds": position.seconds}
-    facts["code"] = code_version(config.task)
+    facts |= {"code": code_version(config.task), **({"start": begun_with} if begun_with else {})}
     save_model(staging, config, trained.preset, trained.fitted, model, run=trained.meta["run"], **facts)
     write_json(staging / "data.json", finite({**data.manifest.to_json(), "split": split.to_json()}))
     write_json(staging / "history.json", finite(position.history))
@@ -154,6 +156,7 @@ def _run(staging: Path, config: RunConfig, fabric: Fabric, settings: dict[str, A
     plan.seed_all(config.seed)
     model = task.build(fitted, preset)
     spent = 0.0 if resuming else initialise(task, model, data, split)
+    begun_with = start.take(model, config.train)
     job = loop.Job(
         task=task,
         train_items=task.items(data, split, fitted, "train"),
@@ -173,6 +176,6 @@ def _run(staging: Path, config: RunConfig, fabric: Fabric, settings: dict[str, A
         torch.distributed.destroy_process_group()  # the first device scores alone; the others are done
     if fabric.global_rank == 0:
         name = staging.name.removeprefix(STAGING)
-        trained = Trained(staging, config, task, preset, fitted, model, {"run": name})
+        trained = Trained(staging, config, task, preset, fitted, model, {"run": name, "start": begun_with})
         write_text(staging / REQUEST, to_yaml(config))
         finish(staging, trained, data, split, position, settings)

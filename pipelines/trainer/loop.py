@@ -22,6 +22,7 @@ from ..config import TrainConfig
 from . import checkpoint, plan
 from .checkpoint import Position
 from .spread import Spread, recompute, spread
+from .start import groups
 
 log = logging.getLogger("cambium.train")
 Tick = Callable[[Position, int], None]  # after every optimiser step: where training is, and steps in an epoch
@@ -75,13 +76,8 @@ class Job:
 
 
 def adamw(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """Weight decay on matrices and larger only: pulling norms, biases and scales to zero helps nobody."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": train.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]] or groups[:1], lr=train.lr)
+    """With parameter groups of a weight decay and a factor of the rate each: see :func:`start.groups`."""
+    return torch.optim.AdamW(groups(model, train), lr=train.lr)
 
 
 def _on(device: torch.device, batch: Batch) -> dict[str, Tensor]:
@@ -192,7 +188,7 @@ def _epoch(
     while position.step < job.steps:
         done = position.epoch * job.steps + position.step
         for group in optimizer.param_groups:
-            group["lr"] = plan.rate(done, total, job.train)
+            group["lr"] = group["factor"] * plan.rate(done, total, job.train)
         plan.seed_all(job.seed, 0, done, job.fabric.global_rank)
         loss_sum, weight = _step(job, wrapped, optimizer, order, position).tolist()
         if not math.isfinite(loss_sum):
