@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 STAGING = ".staging-"
+CHECKPOINT = "checkpoints/last.pt"  # in the staging directory; of sharded training the index beside it, last.json
 ERRORS = "cambium_error"
 
 
@@ -74,6 +75,11 @@ def follows() -> bool:
 def finished(folder: Path) -> bool:
     """Whether a run directory is there; it was moved there whole."""
     return (folder / "metrics.json").is_file() and (folder / "model.safetensors").is_file()
+
+
+def begun(staging: Path) -> bool:
+    """Whether a staging directory holds a checkpoint to go on from."""
+    return any((staging / CHECKPOINT).with_suffix(suffix).is_file() for suffix in (".pt", ".json"))
 
 
 def train(config: Any, out: Path = Path("runs"), *, quiet: bool = False) -> Path:
@@ -145,14 +151,13 @@ def _train(config: Any, final: Path, quiet: bool) -> None:
     from .store import move_folder, write_text
 
     staging = final.with_name(STAGING + final.name)
-    checkpoint = staging / "checkpoints" / "last.pt"
-    if checkpoint.is_file():
+    if begun(staging):
         _say(quiet, f"resuming the unfinished run {final.name}")
     try:
         write_text(staging / "config.yaml", to_yaml(config))
         _launch(config.train, staging, quiet)
     except CambiumError:
-        if not checkpoint.is_file():  # nothing is left of a request that could not be met
+        if not begun(staging):  # nothing is left of a request that could not be met
             shutil.rmtree(staging, ignore_errors=True)
         raise
     if final.exists():

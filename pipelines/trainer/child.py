@@ -23,7 +23,7 @@ from ..features import keep_reference, reference_items
 from ..ingest import ingest
 from ..runs import Trained, code_version, save_model
 from ..store import atomic_path, finite, write_json, write_text
-from ..train import STAGING
+from ..train import CHECKPOINT, STAGING, begun
 from . import loop, plan, start
 from .checkpoint import Position
 from .display import shown
@@ -76,13 +76,18 @@ def _slug(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "figure"
 
 
-def save_figures(folder: Path, figures: Mapping[str, Any]) -> None:
-    """Titles and pictures as PNG; ``figures.json`` keeps the titles in order."""
+def save_figures(folder: Path, figures: Mapping[str, Any], sounds: Mapping[str, bytes] | None = None) -> None:
+    """Titles and pictures as PNG, and short sounds as WAV; ``figures.json`` keeps the titles in order."""
     index = []
     for number, (title, figure) in enumerate(figures.items(), 1):
         name = f"{number:02d}-{_slug(title)}.png"
         with atomic_path(folder / name) as aside:
             figure.savefig(aside, dpi=120, bbox_inches="tight", format="png")
+        index.append({"title": title, "file": name})
+    for number, (title, content) in enumerate((sounds or {}).items(), 1 + len(index)):
+        name = f"{number:02d}-{_slug(title)}.wav"
+        with atomic_path(folder / name) as aside:
+            aside.write_bytes(content)
         index.append({"title": title, "file": name})
     write_json(folder / "figures.json", index)
 
@@ -122,7 +127,9 @@ def finish(staging: Path, trained: Trained, data: Any, split: Split, position: P
     plan.seed_all(config.seed, 5)
     with torch.no_grad():
         figures = task.figures(model, data, split, trained.fitted, scored)
-    save_figures(staging / "figures", figures)
+        heard = getattr(task, "sounds", None)  # an optional method of a task: title -> a short WAV file
+        sounds = heard(model, data, split, trained.fitted, scored) if heard else {}
+    save_figures(staging / "figures", figures, sounds)
     write_json(staging / "metrics.json", metrics)
     from ..report import write_report
 
@@ -147,8 +154,7 @@ def run(staging: Path, quiet: bool) -> None:
 
 
 def _run(staging: Path, config: RunConfig, fabric: Fabric, settings: dict[str, Any], tick: loop.Tick) -> None:
-    last = staging / "checkpoints" / "last.pt"
-    resuming = last.is_file()
+    resuming = begun(staging)
     task, data, split = ingest(config)
     log.info("%s on %s: %s", task.name, data.manifest.source, split.protocol)
     fitted = fit_statistics(task, data, split, audit=not resuming)
@@ -163,7 +169,7 @@ def _run(staging: Path, config: RunConfig, fabric: Fabric, settings: dict[str, A
         val_items=task.items(data, split, fitted, "val"),
         train=config.train,
         seed=config.seed,
-        path=last,
+        path=staging / CHECKPOINT,
         fabric=fabric,
         tick=tick,
         spent=spent,

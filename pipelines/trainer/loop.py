@@ -19,7 +19,7 @@ from domains.task import Batch, Items
 from shared_backbones.errors import BadInput
 
 from ..config import TrainConfig
-from . import checkpoint, plan
+from . import plan
 from .checkpoint import Position
 from .spread import Spread, recompute, spread
 from .start import groups
@@ -212,7 +212,7 @@ def fit(job: Job, model: nn.Module) -> Position:
     for name, items in (("training", job.train_items), ("validation", job.val_items)):
         if not len(items):
             raise BadInput(f"the {name} part holds no examples; use more data or another split")
-    found = checkpoint.load(job.path)
+    found = job.spread.found(job.path)
     position = Position(seconds=job.spent) if found is None else found[0]
     objective = Objective(job.task, model, job.train.precision)
     if found is not None:
@@ -231,9 +231,7 @@ def fit(job: Job, model: nn.Module) -> Position:
 
     def keep() -> None:
         position.seconds = clock()
-        weights, state = job.spread.weights(model), job.spread.optimizer(model, optimizer)
-        if job.fabric.is_global_zero:
-            checkpoint.save(job.path, position, weights, state)
+        job.spread.keep(job.path, position, model, optimizer)
 
     if not position.history:
         _end_of_epoch(job, objective, position)

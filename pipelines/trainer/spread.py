@@ -1,7 +1,8 @@
 """How training is spread over devices: every device a whole copy (ddp), or a shard of the weights (fsdp).
 
-One seam for the loop: wrap, exchange gradients or not, gather the whole state, put it back. "PyTorch FSDP: Experiences
-on Scaling Fully Sharded Data Parallel" (Zhao et al. 2023), in torch's per-parameter form, which also runs on CPUs.
+One seam for the loop: wrap, exchange gradients or not, gather the whole state, put it back, keep a checkpoint and find
+it. "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel" (Zhao et al. 2023), in torch's per-parameter
+form, which also runs on CPUs.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from shared_backbones.block import Block
 from shared_backbones.errors import BadRequest
 
 from ..config import TrainConfig
+from . import checkpoint, shards
+from .checkpoint import Position
 
 State = dict[str, Tensor]
 
@@ -52,7 +56,7 @@ def recompute(model: nn.Module) -> None:
     """
     for block in model.modules():
         if isinstance(block, Block):
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            block.forward = partial(recomputed, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,14 @@ class Spread:
         """The whole state, on every device; a collective call."""
         return model.state_dict()
 
-    def optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The whole optimiser state; a collective call."""
-        return optimizer.state_dict()
+    def keep(self, path: Path, position: Position, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Replace the checkpoint at ``path``; a collective call."""
+        if self.fabric.is_global_zero:
+            checkpoint.save(path, position, model.state_dict(), optimizer.state_dict())
+
+    def found(self, path: Path) -> tuple[Position, State, dict[str, Any]] | None:
+        """The checkpoint at ``path`` with whole states, or None where there is none to go on from."""
+        return checkpoint.load(path)
 
     def restore(self, model: nn.Module, weights: State) -> None:
         """Put a whole state back."""
@@ -116,12 +125,15 @@ class Sharded(Spread):
 
         return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))  # type: ignore[return-value]
 
-    def optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+    def keep(self, path: Path, position: Position, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 
-        if not optimizer.state:  # the call below would take a step to have something to say, and it would be counted
-            return {}
-        return get_optimizer_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True))
+        # without a step taken the second call would take one to have something to say, and it would be counted
+        state = get_optimizer_state_dict(model, optimizer) if optimizer.state else {}
+        shards.save(path.with_name(shards.INDEX), position, get_model_state_dict(model), state, self.fabric)  # type: ignore[arg-type]
+
+    def found(self, path: Path) -> tuple[Position, State, dict[str, Any]] | None:
+        return shards.load(path.with_name(shards.INDEX))
 
     def restore(self, model: nn.Module, weights: State) -> None:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict

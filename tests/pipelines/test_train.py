@@ -22,6 +22,7 @@ from pipelines.config import RunConfig, resolve
 from pipelines.runs import load_run
 from pipelines.store import finite
 from pipelines.train import TrainingError, train
+from pipelines.trainer import shards
 from shared_backbones.errors import BadInput, BadRequest
 
 SETS = ["train.checkpoint_every=4", "train.threads=1"]  # 144 rows in batches of 16: 9 steps an epoch
@@ -217,18 +218,40 @@ def test_two_processes_train_one_run_as_one_process_does(toy_task: str, tmp_path
 
 
 @pytest.mark.slow
-def test_shards_and_recomputed_activations_train_the_same_run(toy_task: str, tmp_path: Path) -> None:
+def test_shards_and_recomputed_activations_train_the_same_run(
+    toy_task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In shards it is killed on the way, and goes on from the shards."""
     options = ("dropout=0", "train.batch_size=17", "train.accumulate=2", "train.epochs=2")
-    runs = [
-        train(request_(*options, *more), tmp_path, quiet=True)
-        for more in ((), ("train.recompute=true",), ("train.devices=2", "train.strategy=fsdp", "train.recompute=true"))
-    ]
-    one, again, shards = (result(run) for run in runs)
-    assert weights(runs[0]) == weights(runs[1])
-    for x, y in zip(one["history"][1:], shards["history"][1:], strict=True):
+    one, again = (train(request_(*options, *more), tmp_path, quiet=True) for more in ((), ("train.recompute=true",)))
+    sharded = request_(*options, "train.devices=2", "train.strategy=fsdp", "train.recompute=true")
+    with monkeypatch.context() as patch:
+        patch.setenv("TOY_KILL", "train:13")  # in the second epoch
+        patch.setenv("TOY_DEATHS", str(tmp_path / "deaths"))
+        with pytest.raises(TrainingError):
+            train(sharded, tmp_path, quiet=True)
+    run = train(sharded, tmp_path, quiet=True)
+    assert "resumed at epoch 2" in (run / "log.txt").read_text()
+    assert weights(one) == weights(again)
+    a, b, c = (result(folder) for folder in (one, again, run))
+    for x, y in zip(a["history"][1:], c["history"][1:], strict=True):
         assert (x["train_loss"], x["val_loss"]) == pytest.approx((y["train_loss"], y["val_loss"]), rel=1e-4)
-    assert one["metrics"]["metrics"] == again["metrics"]["metrics"]
-    assert shards["metrics"]["runtime"]["devices"] == 2
+    assert a["metrics"]["metrics"] == b["metrics"]["metrics"]
+    assert c["metrics"]["runtime"]["devices"] == 2
+
+    folder = run / "checkpoints"  # two devices wrote it; here one reads it
+    found = shards.load(folder / shards.INDEX)
+    assert found is not None
+    assert (found[0].epoch, found[0].finished, found[0].best_epoch) == (2, True, 2)
+    for name, value in load_run(run).model.state_dict().items():
+        if name != "bias":  # that of the calibration
+            assert torch.equal(found[1][name], value), name
+            assert torch.equal(found[0].best[name], value), name
+    assert {key for entries in found[2]["state"].values() for key in entries} == {"step", "exp_avg", "exp_avg_sq"}
+    assert [path.name for path in folder.glob("shards-*/*")] != []
+    assert len(list(folder.glob("shards-*"))) == 1
+    next(folder.glob("shards-*/00001.safetensors")).unlink()
+    assert shards.load(folder / shards.INDEX) is None
 
 
 @pytest.mark.slow
