@@ -28,7 +28,7 @@ import psutil
 
 HOME = ".prefect"  # below the run root: Prefect's database, cached results, logs of the servers
 BOUND = "CAMBIUM_BOUND"  # in a bound process and its children: the process' id
-STARTUP_SECONDS = 120.0  # a first start makes the database: 9 s on an idle machine, far more on a busy one
+STARTUP_SECONDS = 600.0  # a first start makes the database: 9 s on an idle machine, 120 s and more on a busy one
 _LOOPBACK = "127.0.0.1"
 _PR_SET_PDEATHSIG = 1
 # another server's address or credentials, which a user may have in the environment, must not leak into this command

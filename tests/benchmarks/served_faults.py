@@ -19,7 +19,7 @@ import yaml
 from ..flows.serving import ENDED, Serving
 from .faults import PRESET, SETS, Place
 
-MEAN = 6.0  # seconds between kills
+MEAN = 6.0  # seconds between kills in which a flow run is at work
 
 
 def deployments(place: Place, prefect: Path) -> Path:
@@ -74,7 +74,7 @@ def served(place: Place, rng: np.random.Generator, kills: int, inputs: int) -> i
     asked = 0
     try:
         names = serving.deployments(2)
-        when = time.monotonic() + rng.uniform(0, 2 * MEAN)
+        left = rng.uniform(0, 2 * MEAN)
         done: list[str] = []
         while len(done) < 2 or sum(place.killed.values()) < kills:  # what is done is asked for again: it is found
             name = "again" if len(done) % 2 == 0 else "batch"
@@ -85,7 +85,7 @@ def served(place: Place, rng: np.random.Generator, kills: int, inputs: int) -> i
                 time.sleep(0.1)
                 if sum(place.killed.values()) < kills and time.monotonic() > when:
                     kill_one(serving, place, rng)
-                    when = time.monotonic() + rng.uniform(0, 2 * MEAN)
+                    left = rng.uniform(0, 2 * MEAN)
             if state == "COMPLETED":
                 done.append(run)
     finally:
