@@ -34,7 +34,7 @@ class Separate:
     summary: ClassVar[str] = "Speakers who talk at once, each in a channel of its own, over recordings of any length."
     Config: ClassVar[type[TaskConfig]] = SeparateOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {
-        "epochs": 20, "batch_size": 8, "lr": 1e-3, "weight_decay": 0.01, "threads": 1, "clip": 5.0,
+        "epochs": 8, "batch_size": 4, "lr": 2e-3, "weight_decay": 0.01, "threads": 1, "clip": 5.0,
     }  # fmt: skip
     drift_part: ClassVar[str] = "val"  # training mixtures are made anew
     default_preset: ClassVar[str] = "audio_tas"

@@ -19,6 +19,7 @@ from domains.task import MetricFact
 from pipelines.charts import Bar, dots, lines, ticks
 from pipelines.findings import Run
 from pipelines.report import write_index, write_report
+from pipelines.trainer.child import save_figures
 from pipelines.wording import duration, plain, short
 from shared_backbones.errors import BadInput
 
@@ -210,8 +211,7 @@ def test_names_from_files_are_escaped(tmp_path: Path) -> None:
 
 def test_sounds_are_played_in_the_page(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    (run / "figures" / "heard.wav").write_bytes(b"RIFF....WAVE")
-    (run / "figures" / "figures.json").write_text(json.dumps([{"file": "heard.wav", "title": "What was heard"}]))
+    save_figures(run / "figures", {}, {"What was heard": b"RIFF....WAVE"})
     page = write_report(run).read_text()
     assert f'<audio controls src="data:audio/wav;base64,{base64.b64encode(b"RIFF....WAVE").decode()}"' in page
     assert "What was heard" in page
