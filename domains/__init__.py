@@ -21,6 +21,12 @@ def _forecast() -> type[Any]:
     return Forecast
 
 
+def _impute() -> type[Any]:
+    from .timeseries.impute import Impute
+
+    return Impute
+
+
 def _traffic() -> type[Any]:
     from .timeseries.traffic import Traffic
 
@@ -170,6 +176,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {  # by domain, the one to begin wit
     "timeseries/classify": _classify_series,
     "timeseries/detect": _series_detect,
     "timeseries/events": _events,
+    "timeseries/impute": _impute,
     "timeseries/traffic": _traffic,
     "hyperspectral/classify": _classify_scene,
     "hyperspectral/unmix": _unmix,

@@ -163,7 +163,7 @@ def training_sizes(graph: Graph, scored: Mapping[str, Evidence]) -> Figure:
         middle = np.bincount(bins, size.astype(float)) / np.maximum(count, 1)
         axes.plot(middle[count > 0], mean[count > 0], "o-", label=name, alpha=1 if name == "model" else 0.7)
     axes.set(xlabel="nodes of a graph", ylabel="error", title="error by size, test part")
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

@@ -1,7 +1,8 @@
-"""The options of timeseries/forecast."""
+"""The options of tasks on tables of series, and of timeseries/forecast."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,25 +25,39 @@ class SplitConfig(BaseModel):
     )
 
 
-class ForecastConfig(TaskConfig):
-    """What to forecast, from what, and how the table is read. Lengths are in steps of the series."""
+class TableConfig(TaskConfig):
+    """How a table of series is read and cut in time."""
 
-    lookback: int = Field(96, ge=2)
-    horizon: int = Field(96, ge=1)
     season: int | None = Field(None, ge=1)  # steps of the season; None: from the frequency (a day of hours ...)
     split: SplitConfig = SplitConfig()
-    loss: Literal["mse", "mae", "huber"] = "mse"
 
     layout: Literal["auto", "wide", "long"] = "auto"  # auto: long where the id and the target column are there
     time: str = "auto"  # time column; auto: date, ds, time, timestamp or datetime; none: rows are numbered
     time_format: str | None = None  # strptime pattern of the stamps; None: ISO 8601
     freq: str | None = None  # step of the series ("h", "15min", "D", "MS"); None: inferred where it is regular
-    columns: tuple[str, ...] = ()  # series to forecast; empty: all
+    columns: tuple[str, ...] = ()  # the series to use; empty: all
     id: str = "unique_id"  # long frames: the column that names the series
     target: str = "y"  # long frames: the column of values
     separator: str = ","
     header: bool = True
     missing_values: tuple[float, ...] = ()  # sentinels that mean "not observed", such as -999
+
+    def reading(self) -> ReadOptions:
+        """How a table is read."""
+        return ReadOptions(
+            layout=self.layout, time=self.time, time_format=self.time_format, columns=self.columns, id=self.id,
+            target=self.target, freq=self.freq, separator=self.separator, header=self.header,
+            missing_values=self.missing_values,
+        )  # fmt: skip
+
+
+class ForecastConfig(TableConfig):
+    """What to forecast, and from what. Lengths are in steps of the series."""
+
+    lookback: int = Field(96, ge=2)
+    horizon: int = Field(96, ge=1)
+    loss: Literal["mse", "mae", "huber"] = "mse"
+
     past_covariates: tuple[str, ...] = ()  # known up to the present
     future_covariates: tuple[str, ...] = ()  # known ahead too
     static_covariates: tuple[str, ...] = ()  # one number per series, long frames only
@@ -51,9 +66,9 @@ class ForecastConfig(TaskConfig):
 
     def reading(self) -> ReadOptions:
         """How a table is read."""
-        return ReadOptions(
-            layout=self.layout, time=self.time, time_format=self.time_format, columns=self.columns, id=self.id,
-            target=self.target, freq=self.freq, separator=self.separator, header=self.header,
-            missing_values=self.missing_values, past=self.past_covariates, future=self.future_covariates,
+        return replace(
+            super().reading(),
+            past=self.past_covariates,
+            future=self.future_covariates,
             static=self.static_covariates,
-        )  # fmt: skip
+        )

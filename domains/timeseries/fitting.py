@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from domains.task import Fitted, Split
 from shared_backbones.errors import BadInput
 
-from .config import ForecastConfig
+from .config import ForecastConfig, TableConfig
 from .data import Panel
 from .grid import day_steps, season_of, show
 
@@ -22,26 +22,38 @@ def fit_panel(panel: Panel, split: Split, config: ForecastConfig) -> Fitted:
     Raises BadInput for a series without observed values, or with one value throughout, in the training part.
     """
     steps = split.parts["train"]
+    found = fit_series(panel, split, config)
+    return {
+        **found,
+        "lookback": config.lookback,
+        "horizon": config.horizon,
+        "seasonal_error": seasonal_error(panel.values[steps], panel.mask[steps], found["season"]).tolist(),
+        "covariates": {role: list(names) for role, names in panel.covariates.items()},
+        "static": panel.static.tolist(),
+        **_moments("past", panel.past[steps]),
+        **_moments("future", panel.future[steps]),
+        **_moments("static", panel.static),
+    }
+
+
+def fit_series(panel: Panel, split: Split, config: TableConfig) -> Fitted:
+    """What any task needs of the series in the training steps: names, frequency, season, scaling, range.
+
+    Raises BadInput for a series without observed values, or with one value throughout.
+    """
+    steps = split.parts["train"]
     values, mask = panel.values[steps], panel.mask[steps]
     season = config.season or season_of(panel.freq)
     _refuse(panel, values, mask, (show(panel.times[steps[0]]), show(panel.times[steps[-1]])))
     return {
         "names": list(panel.names),
         "freq": panel.freq,
-        "lookback": config.lookback,
-        "horizon": config.horizon,
         "season": season,
         "cycle": cycle_of(panel, season),
         "reading": asdict(panel.reading),
         "mean": np.nanmean(values, 0).tolist(),
         "std": np.nanstd(values, 0).tolist(),
-        "seasonal_error": seasonal_error(values, mask, season).tolist(),
         "range": [np.nanmin(values, 0).tolist(), np.nanmax(values, 0).tolist()],
-        "covariates": {role: list(names) for role, names in panel.covariates.items()},
-        "static": panel.static.tolist(),
-        **_moments("past", panel.past[steps]),
-        **_moments("future", panel.future[steps]),
-        **_moments("static", panel.static),
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from domains.public import locate
 from shared_backbones.errors import BadInput
 
-from .config import ForecastConfig
+from .config import TableConfig
 from .data import Panel, parse_panel, refuse_constant
 from .datasets import SERIES, Entry
 from .simulate import simulated_csv
@@ -32,7 +32,7 @@ def load(source: str, options: ReadOptions) -> tuple[bytes, ReadOptions, Entry |
     return read_bytes(source), options, None
 
 
-def open_source(source: str, config: ForecastConfig) -> Panel:
+def open_source(source: str, config: TableConfig) -> Panel:
     """A validated panel to train on. Raises BadInput."""
     raw, reading, entry = load(source, config.reading())
     panel = parse_panel(raw, source, reading)

@@ -34,12 +34,10 @@ def forecast_file(
     Returns plain facts. Raises BadInput where the file's series, frequency, length, covariates or units do not match
     what the model was trained on.
     """
-    raw, reading, _ = opened(source, _reading(fitted))
-    reading = replace(reading, columns=tuple(fitted["names"]), freq=fitted["freq"])
-    panel = _in_order(parse_panel(raw, source, reading), fitted)
+    raw, panel = known_panel(source, fitted, opened)
     end = panel.observed_end
     _check_span(panel, fitted, end)
-    _check_units(panel, fitted, end)
+    check_units(panel, fitted, end, int(fitted["lookback"]))
     _check_covariates(panel, fitted, end)
     table = tidy(model, fitted, panel, end)
     name = "forecast.parquet" if raw[:4] == b"PAR1" else "forecast.csv"
@@ -54,6 +52,13 @@ def forecast_file(
         "missing_in_lookback_percent": round(100 * float(1 - look.mean()), 3),
         "output": name,
     }
+
+
+def known_panel(source: str, fitted: Fitted, opened: Callable[..., Any] = load) -> tuple[bytes, Panel]:
+    """A file's bytes, and its series in the order in which the model was trained on them. Raises BadInput."""
+    raw, reading, _ = opened(source, _reading(fitted))
+    reading = replace(reading, columns=tuple(fitted["names"]), freq=fitted["freq"])
+    return raw, _in_order(parse_panel(raw, source, reading), fitted)
 
 
 def tidy(model: Forecaster, fitted: Fitted, panel: Panel, end: int) -> pd.DataFrame:
@@ -109,9 +114,9 @@ def _check_span(panel: Panel, fitted: Fitted, end: int) -> None:
             )
 
 
-def _check_units(panel: Panel, fitted: Fitted, end: int) -> None:
-    """Rule: the median of a series' look-back lies within _FAR training ranges of the training range."""
-    recent = np.nanmedian(panel.values[end - int(fitted["lookback"]) : end], 0)
+def check_units(panel: Panel, fitted: Fitted, end: int, steps: int | None = None) -> None:
+    """Rule: the median of a series' last ``steps`` (default: all) lies within _FAR training ranges of the range."""
+    recent = np.nanmedian(panel.values[0 if steps is None else end - steps : end], 0)
     for name, level, low, high in zip(panel.names, recent, *fitted["range"], strict=True):
         if not low - _FAR * (high - low) <= level <= high + _FAR * (high - low):
             raise BadInput(

@@ -1,0 +1,1 @@
+"""Gaps of series filled: what `timeseries/impute` is made of."""
