@@ -153,6 +153,12 @@ def _medical_classify() -> type[Any]:
     return Classify
 
 
+def _medical_pretrain() -> type[Any]:
+    from .medical.pretrain import Pretrain
+
+    return Pretrain
+
+
 def _medical_signal() -> type[Any]:
     from .medical.signal import Signal
 
@@ -195,6 +201,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {  # by domain, the one to begin wit
     "medical/classify": _medical_classify,
     "medical/segment": _medical_segment,
     "medical/signal": _medical_signal,
+    "medical/pretrain": _medical_pretrain,
     "synthetic/recall": _recall,
     "synthetic/listops": _listops,
     "synthetic/patterns": _patterns,

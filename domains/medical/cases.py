@@ -84,7 +84,7 @@ def labels_of(
         return _columns(columns, rows, where)
     cells = [row.get(columns[0], "") for row in rows]
     if separator is not None:
-        return _listed(cells, separator)
+        return _listed(source, cells, separator)
     for cell, place in zip(cells, where, strict=True):
         if cell.lower() in ("", "nan"):
             raise BadInput(f"{place}: no class in column {columns[0]}. Leave the row out, or name its class")
@@ -112,9 +112,11 @@ def _columns(columns: Sequence[str], rows: Sequence[dict[str, str]], where: Sequ
     return Labels(tuple(columns), target, False)
 
 
-def _listed(cells: Sequence[str], separator: str) -> Labels:
+def _listed(source: str, cells: Sequence[str], separator: str) -> Labels:
     said = [{part.strip() for part in cell.split(separator) if part.strip()} for cell in cells]
     names = tuple(sorted(set().union(*said), key=natural))
+    if not names:
+        raise BadInput(f"{source}: no case has any label (separator={separator!r})")
     return Labels(names, np.array([[float(name in s) for name in names] for s in said], np.float32), False)
 
 
@@ -130,12 +132,18 @@ def balance_of(labels: Labels) -> dict[str, dict[str, int]]:
     }
 
 
+def _kind(labels: Labels) -> str:
+    if not labels.names:
+        return "no labels"
+    return ("two classes" if len(labels.names) == 2 else "classes") if labels.exclusive else "several labels"
+
+
 def cases_of(
     source: str, licence: str, canvases: UInt8[np.ndarray, "n C S S"], labels: Labels, keys: Sequence[str],
     found: Duplicates, said: dict[str, Sequence[str]], facts: dict[str, Any],
 ) -> Cases:  # fmt: skip
     """Checked cases with their data card. said: names, patients, sites, parts and folds of every case."""
-    if len(labels.names) < 1 + labels.exclusive:
+    if labels.names and len(labels.names) < 1 + labels.exclusive:
         raise BadInput(f"{source}: one class only ({', '.join(labels.names)}); give at least two")
     text = "".join(
         f"{key}|{row.tobytes().hex()}|{p}|{part}|{fold}\n"
@@ -148,7 +156,7 @@ def cases_of(
     patients = {p for p in said["patients"] if p}
     card = {
         "cases": len(canvases),
-        "task": ("two classes" if len(labels.names) == 2 else "classes") if labels.exclusive else "several labels",
+        "task": _kind(labels),
         "labels": balance_of(labels),
         "canvas": f"{canvases.shape[2]} x {canvases.shape[3]} pixels, {'grey' if canvases.shape[1] == 1 else 'colour'}",
         "patients": len(patients) if patients else "not known",

@@ -1,4 +1,4 @@
-"""Options of `medical/classify`."""
+"""Options of the tasks on flat images, and of `medical/classify`."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class GroupSplitOptions(BaseModel):
         return self
 
 
-class ClassifyOptions(TaskConfig):
-    """Options of `medical/classify`."""
+class ImageOptions(TaskConfig):
+    """Where flat images come from, how they are brought to one canvas, varied and split."""
 
     size: int | None = Field(
         None, ge=8, description="side of the model's square image; default: 96, or the images' own"
@@ -81,15 +81,6 @@ class ClassifyOptions(TaskConfig):
     )
     augment: ImageAugmentOptions = ImageAugmentOptions()
     split: GroupSplitOptions = GroupSplitOptions()
-    balance: bool = Field(False, description="weigh the loss so that every class counts alike")
-    smoothing: float = Field(0.0, ge=0, lt=0.5, description="of the targets")
-    specificity: float = Field(
-        0.9, gt=0, lt=1, description="at which sensitivity is stated; its threshold is set on validation"
-    )
-    views: int = Field(1, ge=1, le=64, description="test-time augmentation: mean over so many views of each image")
-    cnn_epochs: int = Field(30, ge=0, description="epochs of the ResNet-18 among the baselines; 0 leaves it out")
-    cnn_width: int = Field(64, ge=4, description="channels of its first stage; 64 is the published one")
-    corrupted: int = Field(256, ge=0, description="test cases in the corruption curves; 0: none")
     table: Literal["csv", "parquet", "jsonl"] = Field("csv", description="predictions: form of the table")
     simulated: dict[str, int] = Field(
         default_factory=dict, description="for --data simulated: seed, patients, slices, labels"
@@ -108,3 +99,17 @@ class ClassifyOptions(TaskConfig):
                     f"patient_pattern needs a group named patient, as in '(?P<patient>\\d+)_', got {value!r}"
                 )
         return value
+
+
+class ClassifyOptions(ImageOptions):
+    """Options of `medical/classify`."""
+
+    balance: bool = Field(False, description="weigh the loss so that every class counts alike")
+    smoothing: float = Field(0.0, ge=0, lt=0.5, description="of the targets")
+    specificity: float = Field(
+        0.9, gt=0, lt=1, description="at which sensitivity is stated; its threshold is set on validation"
+    )
+    views: int = Field(1, ge=1, le=64, description="test-time augmentation: mean over so many views of each image")
+    cnn_epochs: int = Field(30, ge=0, description="epochs of the ResNet-18 among the baselines; 0 leaves it out")
+    cnn_width: int = Field(64, ge=4, description="channels of its first stage; 64 is the published one")
+    corrupted: int = Field(256, ge=0, description="test cases in the corruption curves; 0: none")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..task import Fitted, Sink
 from .augment import views
 from .canvas import as_tensor, on_canvas
+from .classify_config import ImageOptions
 from .classify_model import ImageClassifier
 from .data.entries import entries_of
 from .data.images import DICOM
@@ -52,14 +53,14 @@ def predict_source(task: Classify, model: ImageClassifier, fitted: Fitted, sourc
     model.eval()
     name, form = f"predictions.{task.config.table}", task.config.table
     with torch.inference_mode(), sink.file(name) as path:
-        count = write_rows(path, _scored(task, model, fitted, _shown(task, source)), form)
+        count = write_rows(path, _scored(task, model, fitted, shown(task.config, source)), form)
     return {"images": count, "output": name, "use": "for research use"}
 
 
-def _shown(task: Classify, source: str) -> Iterator[Shown]:
+def shown(options: ImageOptions, source: str) -> Iterator[Shown]:
     """Every image of a source. Raises BadInput."""
     if source == SIMULATED:
-        yield from ((m.name, m.pixels) for m in simulated(task.config.simulated))
+        yield from ((m.name, m.pixels) for m in simulated(options.simulated))
         return
     if source.lower().endswith(".npz"):
         archive = read_archive(Path(source))
@@ -69,14 +70,14 @@ def _shown(task: Classify, source: str) -> Iterator[Shown]:
         )
         return
     base = IMAGE_SETS[source].folder() if source in IMAGE_SETS else Path(source)
-    for entry in entries_of(base, SUFFIXES, task.config.label_columns):
-        picture = read_any(entry.path, task.config)
+    for entry in entries_of(base, SUFFIXES, options.label_columns):
+        picture = read_any(entry.path, options)
         yield (picture.key[:16] if picture.mode == DICOM else str(entry.path)), picture.pixels
 
 
-def _scored(task: Classify, model: ImageClassifier, fitted: Fitted, shown: Iterator[Shown]) -> Iterator[Row]:
+def _scored(task: Classify, model: ImageClassifier, fitted: Fitted, images: Iterator[Shown]) -> Iterator[Row]:
     held: list[Shown] = []
-    for item in shown:
+    for item in images:
         held.append(item)
         if len(held) == AT_ONCE:
             yield from _batch(task, model, fitted, held)

@@ -15,7 +15,7 @@ from shared_backbones.errors import BadInput
 
 from .canvas import on_canvas
 from .cases import DEFAULT_SIDE, Cases, Labels, cases_of, labels_of
-from .classify_config import ClassifyOptions
+from .classify_config import ImageOptions
 from .data.entries import Entry, entries_of, with_patients
 from .data.images import DICOM, DICOMS, PICTURES, Picture, as_bytes, content_key, luminance, read_image
 from .data.medmnist import archive_labels, read_archive
@@ -28,7 +28,7 @@ SUFFIXES = (*PICTURES, *DICOMS)
 OWN_SIZE = 64  # up to this side, images that are all of one square size keep it
 
 
-def read_any(path: Path, options: ClassifyOptions) -> Picture:
+def read_any(path: Path, options: ImageOptions) -> Picture:
     """One image, DICOM or other. Raises BadInput."""
     if path.suffix.lower() in DICOMS:
         from .data.dicom_file import read_picture
@@ -37,8 +37,11 @@ def read_any(path: Path, options: ClassifyOptions) -> Picture:
     return read_image(path)
 
 
-def open_cases(source: str, options: ClassifyOptions) -> Cases:
-    """Checked, labelled cases to train on. Raises BadInput."""
+def open_cases(source: str, options: ImageOptions, labelled: bool = True) -> Cases:
+    """Checked cases to train on. Raises BadInput.
+
+    labelled: every case must have labels; else they may be missing, and are left out where they cannot be read.
+    """
     if source == SIMULATED:
         return _simulated(options)
     if source.lower().endswith(".npz"):
@@ -50,20 +53,35 @@ def open_cases(source: str, options: ClassifyOptions) -> Cases:
     if source in IMAGE_SETS:
         base, licence = IMAGE_SETS[source].folder(), IMAGE_SETS[source].data.licence
     entries = with_patients(entries_of(base, SUFFIXES, options.label_columns), options.patient_pattern, base)
+    if not labelled:
+        return _cases(source, licence, entries, _labels_if_any(source, entries, options), base, options)
     unlabelled = [e for e in entries if not e.labels]
     if unlabelled:
         raise BadInput(
             f"{unlabelled[0].where}: no label, as {len(unlabelled)} of {len(entries)} images of {source}. Give one by "
             "folder (a folder per class), or in a manifest's label columns"
         )
-    labels = labels_of(
-        source, [dict(e.labels) for e in entries], [e.where for e in entries], options.separator, options.positive
-    )
-    return _cases(source, licence, entries, labels, base, options)
+    return _cases(source, licence, entries, _labels(source, entries, options), base, options)
+
+
+def _labels(source: str, entries: Sequence[Entry], options: ImageOptions) -> Labels:
+    rows, where = [dict(e.labels) for e in entries], [e.where for e in entries]
+    return labels_of(source, rows, where, options.separator, options.positive)
+
+
+def _labels_if_any(source: str, entries: Sequence[Entry], options: ImageOptions) -> Labels:
+    none = Labels((), np.zeros((len(entries), 0), np.float32), False)
+    if not all(e.labels for e in entries):
+        return none
+    try:
+        found = _labels(source, entries, options)
+    except BadInput:
+        return none
+    return found if len(found.names) > 1 or not found.exclusive else none
 
 
 def _cases(
-    source: str, licence: str, entries: Sequence[Entry], labels: Labels, base: Path, options: ClassifyOptions
+    source: str, licence: str, entries: Sequence[Entry], labels: Labels, base: Path, options: ImageOptions
 ) -> Cases:
     pictures = [read_any(e.path, options) for e in entries]
     names = [str(e.path.relative_to(base)) if e.path.is_relative_to(base) else e.path.name for e in entries]
@@ -90,7 +108,7 @@ def assembled(
     pictures: Sequence[Picture],
     labels: Labels,
     said: dict[str, Sequence[str]],
-    options: ClassifyOptions,
+    options: ImageOptions,
 ) -> Cases:
     """Cases of images that were read: hashed, grouped, brought to one canvas."""
     keys = [content_key(as_bytes(luminance(p.pixels))) for p in pictures]
@@ -115,7 +133,7 @@ def _side(sizes: Counter[tuple[int, int]]) -> int:
     return h if not more and h == w and h <= OWN_SIZE else DEFAULT_SIDE
 
 
-def _simulated(options: ClassifyOptions) -> Cases:
+def _simulated(options: ImageOptions) -> Cases:
     made = simulated(options.simulated)
     labels = labels_of(SIMULATED, [m.truth for m in made], [m.name for m in made], None)
     said: dict[str, Sequence[str]] = {
@@ -127,7 +145,7 @@ def _simulated(options: ClassifyOptions) -> Cases:
     )
 
 
-def _archive(path: Path, options: ClassifyOptions) -> Cases:
+def _archive(path: Path, options: ImageOptions) -> Cases:
     archive = read_archive(path)
     names, target = archive_labels(archive)
     n, h, w, c = archive.images.shape

@@ -35,6 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {  # the laws do not depend on size; the test
         "cnn_width": 4,
         "corrupted": 4,
     },
+    "medical/pretrain": {"simulated": {"patients": 24, "slices": 2}, "size": 32, "decoder_dim": 16},
     "medical/signal": {"simulated": {"seconds": 60, "records": 3}, "window_s": 4, "split": {"gap_s": 1}},
     "timeseries/forecast": {"lookback": 24, "horizon": 12, "ets_origins": 1},
     "timeseries/impute": {"length": 96},
