@@ -83,7 +83,8 @@ def served(place: Place, rng: np.random.Generator, kills: int, inputs: int) -> i
             run = serving.create(names[name])
             while (state := serving.state(run)) not in ENDED:
                 time.sleep(0.1)
-                if sum(place.killed.values()) < kills and time.monotonic() > when:
+                left -= 0.1 * (state == "RUNNING")
+                if sum(place.killed.values()) < kills and left < 0:
                     kill_one(serving, place, rng)
                     left = rng.uniform(0, 2 * MEAN)
             if state == "COMPLETED":
