@@ -18,7 +18,7 @@ from shared_backbones.errors import BadInput
 
 from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
 from .clips import Clips, Read, clips_of, poisoned, read_all, refuse_silence
-from .ctc import BLANK, Problem, greedy, preflight
+from .ctc import BLANK, Problem, frames_needed, greedy, preflight
 from .data import SUFFIXES
 from .decoding import Decoder
 from .items import ClipItems
@@ -132,8 +132,22 @@ class Recognise:
     def audit(self, data: Clips, split: Split) -> list[Audit]:
         said = {p: [data.texts[i] for i in split.parts[p]] for p in ("train", "test")}
         known = float(np.isin(said["test"], said["train"]).mean())
-        meaning = "Share of test transcripts that training has word for word; sentences read by many favour a model."
-        return [*audit_split(data, split), Audit("test_texts_in_training", known, None, meaning)]
+        alphabet = Alphabet.of([t or "" for t in said["train"]], self.config.unit, self.config.pieces)
+        hop = data.rate * self.config.front_end.hop_ms / 1000
+        rows = [i for p in ("train", "val") for i in spellable(data, split.parts[p], alphabet)]
+        room = [len(data.waves[i]) / hop / frames_needed(alphabet.encode(data.texts[i] or "")) for i in rows]
+        return [
+            *audit_split(data, split),
+            Audit(
+                "test_texts_in_training", known, None,
+                "Share of test transcripts that training has word for word; sentences read by many favour a model.",
+            ),
+            Audit(
+                "frames_per_label", min(room), None,
+                "Frames of the tightest training or validation utterance over what its labels need; a preset whose "
+                "tokens stand further apart than so many frames cannot spell it.",
+            ),
+        ]  # fmt: skip
 
     def poison(self, data: Clips, split: Split) -> Clips:
         """Noise and another text for every test utterance."""

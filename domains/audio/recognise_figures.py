@@ -82,11 +82,13 @@ def mistaken(references: list[str], heard: list[str]) -> Figure:
         if i >= 0 and j >= 0:
             table[i, j] += n
     figure, axes = panel(6, 5)
-    axes.imshow(table / np.maximum(table.sum(1, keepdims=True), 1), vmin=0, vmax=1, cmap="Blues")
+    share = table / np.maximum(table.sum(1, keepdims=True), 1)
+    axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
     if len(names) <= 15:
         for i, j in np.ndindex(*table.shape):
             if table[i, j]:
-                axes.text(j, i, f"{table[i, j]:g}", ha="center", va="center", fontsize="x-small")
+                colour = "w" if share[i, j] > 0.5 else "k"
+                axes.text(j, i, f"{table[i, j]:g}", ha="center", va="center", fontsize="x-small", color=colour)
     axes.set_xticks(range(len(columns)), columns, rotation=60, ha="right", fontsize="small")
     axes.set_yticks(range(len(columns)), columns, fontsize="small")
     axes.set(xlabel="heard", ylabel="said", title="test words; last row: added, last column: left out")
