@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from shared_backbones.errors import BadInput
 
 from ..calibration import fitted_temperature
+from ..following import Follower
 from ..scoring import CLASS_FACTS, class_evidence, class_scores, softmax
 from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
 from .baselines import all_baselines
@@ -170,3 +171,10 @@ class Classify:
 
         assert isinstance(model, AudioClassifier)
         return predict_source(self.config, model, fitted, source, sink)
+
+    def follow(self, model: nn.Module, fitted: Fitted) -> Follower:
+        """Classes of a WAV file that is still growing, window by window."""
+        from .following import WindowFollower
+
+        assert isinstance(model, AudioClassifier)
+        return WindowFollower(model, fitted, self.config)

@@ -6,6 +6,7 @@ WAV is read here (PCM of 8 to 32 bits, float of 32 and 64); FLAC, OGG and MP3 ne
 from __future__ import annotations
 
 import hashlib
+import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,6 +45,11 @@ class AudioFile:
     def seconds(self) -> float:
         return self.length / self.rate
 
+    @property
+    def block(self) -> int:
+        """Bytes of one sample of all channels of a WAV file."""
+        return self.channels * self.code[1] // 8
+
 
 def _refuse(path: Path, what: str, remedy: str) -> BadInput:
     return BadInput(f"{path}: {what}. {remedy}")
@@ -63,21 +69,23 @@ def open_audio(path: Path) -> AudioFile:
 
 def _open_wav(path: Path) -> AudioFile:
     with path.open("rb") as f:
-        head = f.read(12)
-        if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            raise _refuse(
-                path, f"not a WAV file: it begins with {head[:12]!r}", "Convert it to WAV, or name it rightly"
-            )
-        kind = None
-        size = path.stat().st_size
-        while len(chunk := f.read(8)) == 8:
-            name, n = struct.unpack("<4sI", chunk)
-            if name == b"fmt ":
-                kind = f.read(n + n % 2)
-            elif name == b"data":
-                return _wav_of(path, kind, f.tell(), n, size)
-            else:
-                f.seek(n + n % 2, 1)
+        return wav_in(f, path, path.stat().st_size)
+
+
+def wav_in(f: io.BufferedIOBase, path: Path, size: int) -> AudioFile:
+    """What an open WAV file of ``size`` bytes holds, from its start. Raises BadInput."""
+    head = f.read(12)
+    if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        raise _refuse(path, f"not a WAV file: it begins with {head[:12]!r}", "Convert it to WAV, or name it rightly")
+    kind = None
+    while len(chunk := f.read(8)) == 8:
+        name, n = struct.unpack("<4sI", chunk)
+        if name == b"fmt ":
+            kind = f.read(n + n % 2)
+        elif name == b"data":
+            return _wav_of(path, kind, f.tell(), n, size)
+        else:
+            f.seek(n + n % 2, 1)
     raise _refuse(path, "truncated: its header names no samples", "Copy it again, or leave it out")
 
 
@@ -182,11 +190,14 @@ def _read_at(file: AudioFile, first: int, last: int) -> Samples:
 
 
 def _read_wav(file: AudioFile, start: int, stop: int) -> Samples:
-    tag, bits = file.code
-    block = file.channels * bits // 8
     with file.path.open("rb") as f:
-        f.seek(file.at + start * block)
-        raw = f.read((stop - start) * block)
+        f.seek(file.at + start * file.block)
+        return samples_of(f.read((stop - start) * file.block), file)
+
+
+def samples_of(raw: bytes, file: AudioFile) -> Samples:
+    """Bytes of whole samples of a WAV file, as float32 within -1 .. 1."""
+    tag, bits = file.code
     x: Any = np.frombuffer(raw, _TYPES[file.code])
     if (tag, bits) == (1, 24):
         parts = x.reshape(-1, 3).astype(np.int32)

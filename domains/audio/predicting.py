@@ -63,7 +63,7 @@ def _rows(options: ClassifyOptions, model: AudioClassifier, fitted: Fitted, sour
         for entry, _, wave in simulated(options.simulated):
             if rate != RATE:
                 raise BadInput(f"{SIMULATED}: at {RATE} samples per second, and the model takes {rate}")
-            yield from _scored(model, fitted, str(entry.path), iter([(0, wave)]))
+            yield from scored_windows(model, fitted, str(entry.path), iter([(0, wave)]))
         return
     if source in DATASETS or Path(source).is_dir() or source.lower().endswith(MANIFESTS):
         entries = found_entries(source, options)[0]
@@ -72,7 +72,7 @@ def _rows(options: ClassifyOptions, model: AudioClassifier, fitted: Fitted, sour
     for entry in entries:
         file = usable(open_audio(entry.path), rate)
         pieces = _pieces(options, entry, file, rate)
-        yield from _scored(model, fitted, str(entry.path), _heard(entry, pieces), entry.start)
+        yield from scored_windows(model, fitted, str(entry.path), _heard(entry, pieces), entry.start)
 
 
 def usable(file: AudioFile, rate: int) -> AudioFile:
@@ -107,7 +107,7 @@ def _heard(entry: Entry, pieces: Iterator[tuple[int, Any]]) -> Iterator[tuple[in
         raise BadInput(f"{entry.where}: all silence (never above {QUIET:g} of full scale). Check the recording")
 
 
-def _scored(
+def scored_windows(
     model: AudioClassifier, fitted: Fitted, name: str, pieces: Iterator[tuple[int, Any]], shift: float = 0.0
 ) -> Iterator[Row]:
     """A row per piece, ``WINDOWS`` of them at once."""

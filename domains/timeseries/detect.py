@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from domains.following import Follower
 from domains.task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
 
 from .anomalies.baselines import all_baselines
@@ -171,3 +172,10 @@ class Detect:
 
         assert isinstance(model, Watcher)
         return predict_source(self.config, model, fitted, source, sink)
+
+    def follow(self, model: nn.Module, fitted: Fitted) -> Follower:
+        """Scores and alarms of each new row of a growing table."""
+        from .anomalies.following import AlarmFollower
+
+        assert isinstance(model, Watcher)
+        return AlarmFollower(model, self.config)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from domains.following import Follower
 from domains.task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Portable, Sink, Split
 from shared_backbones.presets import Preset
 
@@ -146,6 +147,13 @@ class Forecast:
         """The future after the end of a new file, as forecast.csv in original units. Raises BadInput."""
         assert isinstance(model, Forecaster)
         return forecast_file(model, fitted, source, sink)
+
+    def follow(self, model: nn.Module, fitted: Fitted) -> Follower:
+        """Forecasts after each new row of a growing table."""
+        from .following import ForecastFollower
+
+        assert isinstance(model, Forecaster)
+        return ForecastFollower(model, fitted)
 
     def portable(self, model: nn.Module, fitted: Fitted) -> Portable | None:
         """The point forecast as a function of plain tensors, for export."""

@@ -36,7 +36,7 @@ def forecast_file(
     """
     raw, panel = known_panel(source, fitted, opened)
     end = panel.observed_end
-    _check_span(panel, fitted, end)
+    check_span(panel, fitted, end)
     check_units(panel, fitted, end, int(fitted["lookback"]))
     _check_covariates(panel, fitted, end)
     table = tidy(model, fitted, panel, end)
@@ -93,7 +93,7 @@ def _in_order(panel: Panel, fitted: Fitted) -> Panel:
     )  # fmt: skip
 
 
-def _check_span(panel: Panel, fitted: Fitted, end: int) -> None:
+def check_span(panel: Panel, fitted: Fitted, end: int) -> None:
     lookback, source = int(fitted["lookback"]), panel.manifest.source
     if end < lookback:
         raise BadInput(

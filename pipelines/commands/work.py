@@ -140,15 +140,28 @@ def predict(
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Outputs and the ledger; s3://... too.")],
     workers: Annotated[int, typer.Option("--workers", metavar="N", help="Processes.")] = 1,
     engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="local, dask or ray.")] = "local",
+    growing: Annotated[bool, typer.Option("--follow", help="One file that still grows, or - for a pipe.")] = False,
+    idle: Annotated[float | None, typer.Option("--idle", metavar="S", help="With --follow: end after S s.")] = None,
     root: Root = RUNS,
     as_json: AsJson = False,
 ) -> Answer:
     """Use a model on new files. Run it again: what is done already stays, what is missing is done."""
+    if growing:
+        return _follow(model, inputs, out, idle, root)
     from ..predict import predict as run_batch
 
     with show.progress(quiet=as_json) as tick:
         summary = run_batch(model, inputs, out, workers=workers, engine=engine, root=root, progress=tick)
     return Answer(summary.to_json(), lambda console: show.batch(console, summary), summary.exit_code)
+
+
+def _follow(model: str, inputs: list[str], out: str, idle: float | None, root: Path) -> Answer:
+    from ..follow import follow
+
+    if len(inputs) != 1 or "://" in out:
+        raise BadRequest(f"--follow takes one growing file (or -) and a folder of this machine; got {inputs} and {out}")
+    facts = follow(model, inputs[0], Path(out), root=root, idle=idle)
+    return Answer(facts, lambda console: show.pairs(console, facts))
 
 
 def compare(

@@ -95,3 +95,22 @@ def rows_task(toy_task: str, tmp_path_factory: pytest.TempPathFactory, monkeypat
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("PYTHONPATH", f"{site}:{os.environ['PYTHONPATH']}")
     return "toy/rows"
+
+
+def untrained_run(task: str, options: dict[str, Any], folder: Path) -> Path:
+    """A run of a registered task on its simulator: initialised and calibrated, not trained."""
+    from pipelines.config import build_preset, build_task, resolve
+    from pipelines.runs import save_model
+
+    config = resolve(task, data="simulated", sets=[f"{k}={json.dumps(v)}" for k, v in options.items()], seed=0)
+    built, sentence = build_task(config), build_preset(config)
+    data = built.open("simulated")
+    split = built.split(data)
+    fitted = json.loads(json.dumps(built.fit(data, split)))
+    torch.manual_seed(0)
+    model = built.build(fitted, sentence)
+    built.initialise(model, data, split)
+    built.calibrate(model, data, split, fitted)
+    folder.mkdir(parents=True)
+    save_model(folder, config, sentence, fitted, model, run=folder.name, data_sha256=data.manifest.sha256)
+    return folder

@@ -1,0 +1,178 @@
+"""Following a growing source: pieces do not matter, memory does not grow, a stop loses and repeats nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domains import load_task
+from domains.audio.data import write_wav
+from domains.following import Lines
+from pipelines.follow import ROWS, follow
+from pipelines.runs import load_run
+from pipelines.sink import FolderSink
+from shared_backbones.errors import BadInput, BadRequest
+
+from .made import untrained_run
+
+SMALL: dict[str, dict[str, Any]] = {
+    "timeseries/forecast": {"lookback": 24, "horizon": 3, "ets_origins": 0},
+    "timeseries/detect": {
+        "simulated": {"series": 3, "steps": 700}, "lookback": 16, "forest_trees": 0, "discord_cells": 0,
+        "probation_most": 90,
+    },
+    "audio/classify": {
+        "simulated": {"speakers": 4, "takes": 3, "words": 3}, "cnn_epochs": 0, "chunk_s": 0.4, "whole_s": 0.5,
+    },
+}  # fmt: skip
+
+
+@given(st.lists(st.binary(max_size=9).filter(lambda b: b"\n" not in b and b"\r" not in b and b.strip()), max_size=9),
+       st.integers(1, 7))  # fmt: skip
+@settings(max_examples=50)
+def test_lines_come_whole_however_they_are_cut(lines: list[bytes], size: int) -> None:
+    content = b"".join(line + b"\r\n" for line in lines) + b"torn"
+    cut = Lines()
+    found = [line for i in range(0, len(content), size) for line in cut.push(content[i : i + size])]
+    assert found == [line + b"\n" for line in lines]
+    assert cut.rest == b"torn"
+
+
+@pytest.fixture(scope="module", params=list(SMALL))
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    return request.param, untrained_run(request.param, SMALL[request.param], tmp_path_factory.mktemp("runs") / "run")
+
+
+def a_source(task: str, run: Path, folder: Path) -> Path:
+    """A source longer than what any of the models looks back on."""
+    if task == "audio/classify":
+        rate = int(load_run(run).fitted["rate"])
+        write_wav(folder / "x.wav", 0.3 * np.random.default_rng(0).standard_normal(round(2.7 * rate)), rate)
+        return folder / "x.wav"
+    if task == "timeseries/forecast":
+        data = load_task(task)(load_task(task).Config.model_validate(SMALL[task])).open("simulated")
+        table = pd.DataFrame(data.values[:40], columns=list(data.names))
+        table.insert(0, "date", data.times[:40])
+        table.iloc[33, 2] = np.nan
+    else:
+        wave = np.sin(np.arange(700) / 5) + 0.1 * np.random.default_rng(1).standard_normal(700)
+        wave[[400, 401, 600]] += 4
+        table = pd.DataFrame({"time": pd.date_range("2024-01-01", periods=700, freq="h"), "value": wave})
+    table.to_csv(folder / "x.csv", index=False)
+    return folder / "x.csv"
+
+
+def whole(task: str, run: Path, source: Path, folder: Path) -> list[dict[str, Any]]:
+    """What the batch says: the reference."""
+    trained = load_run(run)
+    trained.model.eval()
+    sink = FolderSink(folder, "out")
+    if task != "timeseries/forecast":
+        trained.task.predict(trained.model, trained.fitted, str(source), sink)
+        sink.publish()
+        name = "predictions.csv" if task == "audio/classify" else "scores.csv"
+        return pd.read_csv(folder / "out" / name).to_dict("records")
+    lines, found = source.read_text().splitlines(), []
+    for end in range(24, 41):
+        (folder / "so_far.csv").write_text("\n".join(lines[: end + 1]) + "\n")
+        sink = FolderSink(folder, f"out{end}")
+        trained.task.predict(trained.model, trained.fitted, str(folder / "so_far.csv"), sink)
+        sink.publish()
+        found.append(pd.read_csv(folder / f"out{end}" / "forecast.csv").to_dict("list"))
+    return found
+
+
+def test_following_equals_the_batch_however_the_bytes_come(run: tuple[str, Path], tmp_path: Path) -> None:
+    task, folder = run
+    source = a_source(task, folder, tmp_path)
+    expected = whole(task, folder, source, tmp_path)
+    trained = load_run(folder)
+    trained.model.eval()
+    for size in (97, 10**6):
+        content, rows = source.read_bytes(), []
+        follower = trained.task.follow(trained.model, trained.fitted)
+        for i in range(0, len(content), size):
+            rows += list(follower.push(content[i : i + size]))
+        json.dumps(rows)
+        if task == "timeseries/forecast":
+            assert len(rows) == len(expected) == 17
+            for row, table in zip(rows, expected, strict=True):
+                got = [v for name in trained.fitted["names"] for v in row["series"][name]["forecast"]]
+                np.testing.assert_allclose(got, table["forecast"], rtol=1e-5, atol=1e-6)
+                assert row["ds"] == table["ds"][:3]
+        elif task == "timeseries/detect":
+            late = [row for row in expected if not row["probation"]]
+            assert len(rows) == len(late) == 610
+            np.testing.assert_allclose([r["score"] for r in rows], [r["score"] for r in late], rtol=1e-4, atol=1e-5)
+            assert [r["alarm"] for r in rows] == [r["alarm"] for r in late]
+            assert sum(r["alarm"] for r in rows) >= 1
+        else:
+            full = [r for r in expected if r["end"] - r["start"] > 0.4 - 1e-6]
+            assert len(rows) == len(full) >= 4
+            for row, known in zip(rows, full, strict=True):
+                assert (row["start"], row["prediction"]) == (known["start"], known["prediction"])
+                assert row["confidence"] == pytest.approx(known["confidence"], abs=1e-4)
+
+
+def test_a_stopped_following_goes_on_behind_its_rows(run: tuple[str, Path], tmp_path: Path) -> None:
+    task, folder = run
+    source = a_source(task, folder, tmp_path)
+    content, grown, out = source.read_bytes(), tmp_path / "grown", tmp_path / "out"
+    grown.write_bytes(content[: 2 * len(content) // 3])
+    first = follow(folder, str(grown), out, every=0.01, idle=0.0)
+    with (out / ROWS).open("ab") as file:
+        file.write(b'{"torn": ')  # killed while writing
+    done = threading.Thread(target=lambda: (time.sleep(0.2), grown.write_bytes(content)))
+    done.start()
+    second = follow(folder, str(grown), out, every=0.01, idle=1.0)
+    done.join()
+    straight = follow(folder, str(source), tmp_path / "straight", idle=0.0)
+    assert first["rows"] + second["new"] == second["rows"] == straight["rows"]
+    assert (out / ROWS).read_bytes() == (tmp_path / "straight" / ROWS).read_bytes()
+    with pytest.raises(BadRequest, match="another model or source"):
+        follow(folder, str(source), out, idle=0.0)
+
+
+def test_a_pipe_is_followed_to_its_end(run: tuple[str, Path], tmp_path: Path) -> None:
+    task, folder = run
+    if task != "timeseries/detect":
+        pytest.skip("one task is enough")
+    source = a_source(task, folder, tmp_path)
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "predict",
+        str(folder),
+        "-",
+        "--follow",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    with source.open("rb") as file:
+        said = subprocess.run([*command, "--json"], stdin=file, capture_output=True, text=True, check=True)
+    assert json.loads(said.stdout)["rows"] == 610
+    assert len((tmp_path / "o" / ROWS).read_text().splitlines()) == 610
+
+
+def test_what_cannot_be_followed_is_said(run: tuple[str, Path], tmp_path: Path) -> None:
+    folder = run[1]
+    with pytest.raises(BadInput, match="no such file to follow"):
+        follow(folder, str(tmp_path / "missing"), tmp_path / "out", idle=0.0)
+    (tmp_path / "noise").write_bytes(os.urandom(400_000) + b"\n" * 3)
+    with pytest.raises(BadInput):
+        follow(folder, str(tmp_path / "noise"), tmp_path / "noisy", idle=0.0)
+    assert torch.is_grad_enabled()
