@@ -124,15 +124,19 @@ def serve(root: Path, file: Path | None = None, *, port: int | None = None, ui: 
         try:
             while True:
                 with loopback_server(root, port=port, ui=ui) as server:
-                    port, names = server.port, names or register(file, root)
-                    _announce(server, names)
+                    port = server.port
                     try:
+                        names = names or register(file, root)
+                        _announce(server, names)
                         while server.lives():
                             worker = _tended(worker, server, patience)
                             time.sleep(0.2)
                     except KeyboardInterrupt:
                         _end(worker)  # while it can still say so to the server
                         return 0
+                    except (ServerError, OSError):
+                        if server.lives():  # else it ended while it was asked something
+                            raise
                 _say("the server ended; starting it again at the same address")
                 patience.spend("server")
         finally:
