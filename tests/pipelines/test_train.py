@@ -207,7 +207,7 @@ def test_an_accelerator_that_is_not_there_is_refused(
 
 @pytest.mark.slow
 def test_two_processes_train_one_run_as_one_process_does(toy_task: str, tmp_path: Path) -> None:
-    options = ("dropout=0", "train.batch_size=17", "train.accumulate=2")  # 9 batches, the last of 8 rows
+    options = ("dropout=0", "train.batch_size=17", "train.accumulate=2", "train.layer_decay=0.6")  # 9 batches of 17, 8
     one = train(request_(*options), tmp_path, quiet=True)
     two = train(request_(*options, "train.devices=2"), tmp_path, quiet=True)
     assert {path.name for path in (tmp_path / "toy-line").iterdir()} == {one.name, two.name}
@@ -222,7 +222,7 @@ def test_shards_and_recomputed_activations_train_the_same_run(
     toy_task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In shards it is killed on the way, and goes on from the shards."""
-    options = ("dropout=0", "train.batch_size=17", "train.accumulate=2", "train.epochs=2")
+    options = ("dropout=0", "train.batch_size=17", "train.accumulate=2", "train.epochs=2", "train.layer_decay=0.6")
     one, again = (train(request_(*options, *more), tmp_path, quiet=True) for more in ((), ("train.recompute=true",)))
     sharded = request_(*options, "train.devices=2", "train.strategy=fsdp", "train.recompute=true")
     with monkeypatch.context() as patch:
