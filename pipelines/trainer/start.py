@@ -8,6 +8,7 @@ lets the rate fall from block to block away from the head: "BEiT: BERT Pre-Train
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -35,10 +36,11 @@ _NAMED = 6  # tensors that a message names
 def pinned(config: RunConfig, root: Path) -> RunConfig:
     """The request with the place and the digest of the run that it starts from; itself where it starts from none.
 
-    Raises BadRequest where there is no such run, or where its weights are not those whose digest the request gives.
+    Raises BadRequest where there is no such run, where its weights have changed since it was trained, or where they are
+    not those whose digest the request gives.
     """
     from ..predict import find_model
-    from ..runs import WEIGHTS
+    from ..runs import WEIGHTS, read_meta
 
     train = config.train
     if train.start is None:
@@ -47,20 +49,20 @@ def pinned(config: RunConfig, root: Path) -> RunConfig:
         return config
     try:
         folder = find_model(train.start, root).resolve()
-    except BadRequest as error:
+        meta = read_meta(folder)
+        digest = _same(folder, sha256_of(folder / WEIGHTS), meta, train.start_sha256)
+    except (BadRequest, BadInput, OSError) as error:
         raise BadRequest(f"option 'train.start': {error}") from None
-    if not (folder / WEIGHTS).is_file():
-        raise BadRequest(f"option 'train.start': {folder} is not a finished run: it holds no {WEIGHTS}")
-    digest = _same(folder / WEIGHTS, train.start_sha256)
     return config.model_copy(update={"train": train.model_copy(update={"start": str(folder), "start_sha256": digest})})
 
 
-def _same(weights: Path, expected: str | None) -> str:
-    """The digest of a run's weights. Raises BadRequest where another one is expected."""
-    got = sha256_of(weights)
+def _same(folder: Path, got: str, meta: Mapping[str, Any], expected: str | None) -> str:
+    """The digest of a run's weights. Raises BadRequest where the run itself, or the request, names another one."""
+    if got != meta["weights_sha256"]:
+        raise BadRequest(f"the weights of {folder} have changed since training: sha256 {got}; train that run again")
     if expected not in (None, got):
         raise BadRequest(
-            f"option 'train.start': {weights} has sha256 {got}, and the request was made for {expected}: the run was "
+            f"the weights of {folder} have sha256 {got}, and the request was made for {expected}: the run was "
             "replaced. Ask again without 'train.start_sha256' to start from what is there now"
         )
     return got
@@ -92,9 +94,10 @@ def take(model: nn.Module, train: TrainConfig) -> dict[str, Any] | None:
     folder = Path(train.start)
     try:
         meta = read_meta(folder)
-        _same(folder / WEIGHTS, train.start_sha256)
-        there = load((folder / WEIGHTS).read_bytes())
-    except (BadInput, OSError) as error:
+        content = (folder / WEIGHTS).read_bytes()
+        _same(folder, hashlib.sha256(content).hexdigest(), meta, train.start_sha256)
+        there = load(content)
+    except (BadRequest, BadInput, OSError) as error:
         raise BadRequest(f"option 'train.start': {error}") from None
     taken, left = [], {}
     with torch.no_grad():

@@ -111,6 +111,10 @@ def test_a_replaced_run_is_another_request_and_is_noticed_when_training_starts(
     assert run_key(first, MANIFEST) != run_key(request_(), MANIFEST)
     with pytest.raises(ValueError, match="no digest"):
         run_key(request_(f"train.start={source}"), MANIFEST)
+    content = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(BadRequest, match="changed since training"):
+        start.pinned(request_(f"train.start={copy}"), tmp_path)
     shutil.rmtree(copy)
     make_run(copy, task="toy/line", seed=9)
     assert run_key(start.pinned(request_(f"train.start={copy}"), tmp_path), MANIFEST) != run_key(same, MANIFEST)
