@@ -15,7 +15,7 @@ from scipy.stats import ks_2samp
 from pipelines import checks, features
 from pipelines.checks import held_to, schema_changes
 from pipelines.config import resolve
-from pipelines.drift import against, drift, ks, outside, stability
+from pipelines.drift import against, batch_drift, drift, ks, outside, stability
 from pipelines.features import Sample, keep_reference, load_reference
 from pipelines.predict import predict
 from pipelines.runs import load_run
@@ -185,6 +185,14 @@ def test_a_batch_says_whether_it_drifted(run: Path, tmp_path: Path) -> None:
     assert (same["alarm"], moved["alarm"]) == (False, True)
     assert moved["rows"] >= 512
     assert json.loads((tmp_path / "out-moved" / "drift.json").read_text())["why"].startswith("unlike the training data")
+    token = replace(load_reference(run), unit="token")  # type: ignore[type-var]
+    with pytest.MonkeyPatch.context() as patch:  # places of a few scenes are no independent draws
+        patch.setattr("pipelines.drift.load_reference", lambda folder: token)
+        told = batch_drift(run, sorted(p.parent for p in (tmp_path / "out-moved").glob("*/features.npy")))
+    assert told is not None
+    assert told["alarm"] is None
+    assert told["why"].startswith("shifts are told, not judged: rows are places of 6 input(s)")
+    assert told["features"] == moved["features"]
     few = predict(run, [str(tmp_path / "same")], tmp_path / "out-same").to_json()["drift"]
     assert few == {"alarm": False, "why": "like the training data", "rows": same["rows"]}  # from what is kept
 
