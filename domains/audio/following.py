@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 
 from shared_backbones.errors import BadInput
 
@@ -22,32 +23,28 @@ HEAD = 65_536  # bytes in which the header of a WAV file must end
 ENDLESS = 2**62
 
 
-class WindowFollower:
-    """Keeps one window of samples. Equal to the windows of the whole recording, but for the last, shorter one."""
+class WavStream:
+    """Bytes of a WAV recording as they come -> its samples, at the model's rate, one channel or the mean of all."""
 
-    def __init__(self, model: AudioClassifier, fitted: Fitted, options: ClassifyOptions) -> None:
-        self.model, self.fitted, self.options = model.eval(), fitted, options
-        self.rate = int(fitted["rate"])
-        self.size = max(1, round(options.chunk_s * self.rate))
-        self.step = max(1, round(self.size * (1 - options.overlap)))
-        self.latency = f"windows of {options.chunk_s:g} s, one every {self.step / self.rate:g} s, when they are full"
+    def __init__(self, rate: int, channel: int | None) -> None:
+        self.rate, self.channel = rate, channel
         self.file: AudioFile | None = None
-        self.bytes, self.wave, self.first = b"", np.zeros(0, np.float32), 0
+        self.bytes, self.heard = b"", 0
 
-    def push(self, content: bytes) -> Iterator[dict[str, Any]]:
+    def push(self, content: bytes) -> Float32[np.ndarray, "_"]:
+        """Samples that are whole now. Raises BadInput for what is no WAV, has another rate, or holds no numbers."""
         self.bytes += content
         if self.file is None:
             self.file = self._opened()
             if self.file is None:
-                return
+                return np.zeros(0, np.float32)
             self.bytes = self.bytes[self.file.at :]
         whole = len(self.bytes) // self.file.block * self.file.block
         x = samples_of(self.bytes[:whole], self.file)
         if not np.isfinite(x).all():
-            raise BadInput(f"the recording holds samples that are no numbers after {self.first / self.rate:g} s")
-        self.bytes = self.bytes[whole:]
-        self.wave = np.concatenate([self.wave, mono(x, self.options.channel, self.file.path)])
-        yield from self._rows()
+            raise BadInput(f"the recording holds samples that are no numbers after {self.heard / self.rate:g} s")
+        self.bytes, self.heard = self.bytes[whole:], self.heard + len(x)
+        return mono(x, self.channel, self.file.path)
 
     def _opened(self) -> AudioFile | None:
         """What the header says; None while it is not whole."""
@@ -63,6 +60,22 @@ class WindowFollower:
                 f"the recording has {file.rate} samples per second; following takes {self.rate}, the model's"
             )
         return file
+
+
+class WindowFollower:
+    """Keeps one window of samples. Equal to the windows of the whole recording, but for the last, shorter one."""
+
+    def __init__(self, model: AudioClassifier, fitted: Fitted, options: ClassifyOptions) -> None:
+        self.model, self.fitted = model.eval(), fitted
+        rate = int(fitted["rate"])
+        self.size = max(1, round(options.chunk_s * rate))
+        self.step = max(1, round(self.size * (1 - options.overlap)))
+        self.latency = f"windows of {options.chunk_s:g} s, one every {self.step / rate:g} s, when they are full"
+        self.stream, self.wave, self.first = WavStream(rate, options.channel), np.zeros(0, np.float32), 0
+
+    def push(self, content: bytes) -> Iterator[dict[str, Any]]:
+        self.wave = np.concatenate([self.wave, self.stream.push(content)])
+        yield from self._rows()
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         held = []

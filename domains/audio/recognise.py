@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from shared_backbones.errors import BadInput
 
+from ..following import Follower
 from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
 from .clips import Clips, Read, clips_of, poisoned, read_all, refuse_silence
 from .ctc import BLANK, Problem, frames_needed, greedy, preflight
@@ -324,6 +325,13 @@ class Recognise:
 
         assert isinstance(model, AudioRecogniser)
         return predict_utterances(self.config, model, fitted, source, sink)
+
+    def follow(self, model: nn.Module, fitted: Fitted) -> Follower:
+        """A row per utterance of a growing WAV recording, once a pause has ended it."""
+        from .recognise_following import SpeechFollower
+
+        assert isinstance(model, AudioRecogniser)
+        return SpeechFollower(model, fitted, self.config)
 
 
 def _normal(read: Read) -> Read:

@@ -137,13 +137,12 @@ def _recording(options: RecogniseOptions, model: AudioRecogniser, entry: Entry, 
     first, last = round(entry.start * file.rate), round(end * file.rate)
     part = replace(file, begin=file.begin + first, length=last - first)
     whole = end - entry.start <= options.whole_s
-    margin = max(1, round(options.margin_s * rate / model.step)) if options.margin_s else 0  # tokens
-    core = max(1, round(options.chunk_s * rate / model.step))
+    margin, core = window_tokens(options, model)
     size, step = (core + 2 * margin) * model.step, core * model.step
     if whole:
         size = step = -(-part.length * rate // part.rate) + 1
     pieces = (part, rate, options.channel, size, step)
-    loud = [(_rms(x), float(np.abs(x).max(initial=0.0))) for _, x in chunks(*pieces)]
+    loud = [(loudness(x), float(np.abs(x).max(initial=0.0))) for _, x in chunks(*pieces)]
     if max(peak for _, peak in loud) < QUIET:
         raise BadInput(f"{entry.where}: all silence (never above {QUIET:g} of full scale). Check the recording")
     gate = max(rms for rms, _ in loud) * 10 ** (-options.silence_db / 20)
@@ -156,7 +155,15 @@ def _recording(options: RecogniseOptions, model: AudioRecogniser, entry: Entry, 
     return Recording(str(entry.path), entry.start, windows(), whole)
 
 
-def _rms(x: Any) -> float:
+def window_tokens(options: RecogniseOptions, model: AudioRecogniser) -> tuple[int, int]:
+    """(tokens that a window hears besides on each side, tokens that it answers for)."""
+    seconds = model.step / model.front_end.rate
+    margin = max(1, round(options.margin_s / seconds)) if options.margin_s else 0
+    return margin, max(1, round(options.chunk_s / seconds))
+
+
+def loudness(x: Any) -> float:
+    """Root mean square."""
     return float(np.sqrt(np.mean(x.astype(np.float64) ** 2))) if len(x) else 0.0
 
 
@@ -175,6 +182,23 @@ def posteriors(model: AudioRecogniser, windows: list[Window]) -> list[Float[np.n
     return found
 
 
+def utterance(
+    decoder: Decoder, at: int, log_p: Float[np.ndarray, "M K"], seconds: float, shift: float
+) -> tuple[Row, list[tuple[str, float, float, float]]] | None:
+    """An utterance and its words with times, from token ``at`` on, tokens so many seconds apart; None: no words."""
+    words = words_of(log_p, decoder.labels(log_p), decoder.alphabet)
+    if not words:
+        return None
+    timed = [(w.word, shift + (at + w.start) * seconds, shift + (at + w.end) * seconds, w.confidence) for w in words]
+    row = {
+        "start": round(timed[0][1], 4),
+        "end": round(timed[-1][2], 4),
+        "text": " ".join(w.word for w in words),
+        "confidence": float(np.exp(np.mean([np.log(w.confidence) for w in words]))),
+    }
+    return row, timed
+
+
 def _rows(
     model: AudioRecogniser,
     recording: Recording,
@@ -191,21 +215,12 @@ def _rows(
     counted.recordings += 1
 
     def said(at: int, log_p: Any) -> Iterator[Row]:
-        labels = decoder.labels(log_p)
-        words = words_of(log_p, labels, decoder.alphabet)
-        if not words:
-            return
-        counted.utterances, counted.words = counted.utterances + 1, counted.words + len(words)
-        times = [(recording.shift + (at + w.start) * seconds, recording.shift + (at + w.end) * seconds) for w in words]
-        for w, (a, b) in zip(words, times, strict=True):
-            table.writerow([recording.name, f"{a:.3f}", f"{b:.3f}", w.word, f"{w.confidence:.4g}"])
-        yield {
-            "file": recording.name,
-            "start": round(times[0][0], 4),
-            "end": round(times[-1][1], 4),
-            "text": " ".join(w.word for w in words),
-            "confidence": float(np.exp(np.mean([np.log(w.confidence) for w in words]))),
-        }
+        found = utterance(decoder, at, log_p, seconds, recording.shift)
+        if found is not None:
+            row, words = found
+            counted.utterances, counted.words = counted.utterances + 1, counted.words + len(words)
+            table.writerows([recording.name, f"{a:.3f}", f"{b:.3f}", word, f"{sure:.4g}"] for word, a, b, sure in words)
+            yield {"file": recording.name, **row}
 
     for windows in _grouped(recording.windows):
         for window, log_p in zip(windows, posteriors(model, windows), strict=True):

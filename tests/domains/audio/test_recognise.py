@@ -224,6 +224,11 @@ def test_a_long_recording_is_stitched_from_windows(
     said = pd.read_csv(tmp_path / "a" / "predictions.csv", keep_default_na=False)
     assert facts["words"] == len(stitched)
     assert facts["utterances"] == len(said[said["text"] != ""])
+    content, follower = (tmp_path / "long.wav").read_bytes(), long.follow(model, fitted)
+    rows = [row for i in range(0, len(content), 7001) for row in follower.push(content[i : i + 7001])]
+    assert len(rows) >= len(said) - 4  # those of the last window are not told yet
+    assert [row["text"] for row in rows] == said["text"].astype(str).tolist()[: len(rows)]
+    assert [row["start"] for row in rows] == pytest.approx(said["start"].tolist()[: len(rows)])
     if decoder == "greedy":
         together = "".join(at_once["word"].astype(str))
         assert "".join(stitched["word"].astype(str)) == together
