@@ -178,6 +178,7 @@ class Recognise:
         return {
             "rate": data.rate, "unit": alphabet.unit, "symbols": list(alphabet.symbols), "normaliser": NORMALISER,
             "mean": mean, "std": std, "longest_s": max(len(data.waves[i]) for i in rows) / data.rate,
+            "median_s": float(np.median([len(data.waves[i]) for i in rows])) / data.rate,
             "skipped": len(problems),
         }  # fmt: skip
 

@@ -29,8 +29,11 @@ class RecogniseOptions(AudioOptions):
     join: JoinOptions = JoinOptions()
     digits: DigitOptions = DigitOptions()
     whole_s: float = Field(20.0, gt=0, description="predictions: recordings up to this length are taken whole (s)")
-    chunk_s: float = Field(12.0, gt=0, description="predictions: what a window over a longer one answers for (s)")
-    margin_s: float = Field(2.0, ge=0, description="predictions: what it hears besides on each side (s)")
+    chunk_s: float | None = Field(
+        None, gt=0, description="predictions: what a window over a longer one answers for (s); default: the median of "
+        "training, so that level and context are as they were learned"
+    )  # fmt: skip
+    margin_s: float = Field(1.0, ge=0, description="predictions: what it hears besides on each side (s)")
     pause_s: float = Field(0.6, gt=0, description="predictions: a pause that ends an utterance (s)")
     silence_db: float = Field(35.0, gt=0, description="predictions: a window so far below the loudest holds no words")
     table: Literal["csv", "parquet", "jsonl"] = Field("csv", description="predictions: form of the table")

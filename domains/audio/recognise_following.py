@@ -27,7 +27,7 @@ class SpeechFollower:
     def __init__(self, model: AudioRecogniser, fitted: Fitted, options: RecogniseOptions) -> None:
         self.model, self.options = model.eval(), options
         self.decoder = Decoder.of(alphabet_of(fitted), options)
-        self.margin, self.core = window_tokens(options, model)
+        self.margin, self.core = window_tokens(options, model, fitted)
         self.seconds = model.step / model.front_end.rate
         behind = (self.core + self.margin) * self.seconds + options.pause_s
         self.latency = f"an utterance at most {behind:g} s after its end: a window, its margin and a pause"

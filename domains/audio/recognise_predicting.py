@@ -116,7 +116,7 @@ def _recordings(options: RecogniseOptions, model: AudioRecogniser, fitted: Fitte
     else:
         entries = [Entry(Path(source), source)]
     for entry in entries:
-        yield _recording(options, model, entry, rate)
+        yield _recording(options, model, fitted, entry)
 
 
 def made_utterances(options: RecogniseOptions, source: str, rate: int | None) -> list[Read] | None:
@@ -128,8 +128,9 @@ def made_utterances(options: RecogniseOptions, source: str, rate: int | None) ->
     return connected_digits(options.digits, options.join, rate or RATE) if source == CONNECTED else None
 
 
-def _recording(options: RecogniseOptions, model: AudioRecogniser, entry: Entry, rate: int) -> Recording:
+def _recording(options: RecogniseOptions, model: AudioRecogniser, fitted: Fitted, entry: Entry) -> Recording:
     """A recording, heard whole or in windows that overlap. Raises BadInput."""
+    rate = int(fitted["rate"])
     file = usable(open_audio(entry.path), rate)
     end = file.seconds if entry.end is None else entry.end
     if end > file.seconds + 1e-3 or entry.start >= end:
@@ -137,7 +138,7 @@ def _recording(options: RecogniseOptions, model: AudioRecogniser, entry: Entry, 
     first, last = round(entry.start * file.rate), round(end * file.rate)
     part = replace(file, begin=file.begin + first, length=last - first)
     whole = end - entry.start <= options.whole_s
-    margin, core = window_tokens(options, model)
+    margin, core = window_tokens(options, model, fitted)
     size, step = (core + 2 * margin) * model.step, core * model.step
     if whole:
         size = step = -(-part.length * rate // part.rate) + 1
@@ -155,11 +156,11 @@ def _recording(options: RecogniseOptions, model: AudioRecogniser, entry: Entry, 
     return Recording(str(entry.path), entry.start, windows(), whole)
 
 
-def window_tokens(options: RecogniseOptions, model: AudioRecogniser) -> tuple[int, int]:
+def window_tokens(options: RecogniseOptions, model: AudioRecogniser, fitted: Fitted) -> tuple[int, int]:
     """(tokens that a window hears besides on each side, tokens that it answers for)."""
     seconds = model.step / model.front_end.rate
     margin = max(1, round(options.margin_s / seconds)) if options.margin_s else 0
-    return margin, max(1, round(options.chunk_s / seconds))
+    return margin, max(1, round((options.chunk_s or fitted["median_s"]) / seconds))
 
 
 def loudness(x: Any) -> float:
