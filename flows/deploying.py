@@ -31,7 +31,10 @@ def deployments(file: Path) -> list[str]:
 def _prefect(root: Path, *words: str) -> None:
     # where flow runs start, since relative paths are the user's, and where their runs are
     env = os.environ | {"CAMBIUM_WORK": str(Path.cwd()), "CAMBIUM_RUNS": str(root.resolve())}
-    done = subprocess.run([sys.executable, "-m", "prefect", *words], env=env, capture_output=True, text=True)
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-m", "prefect", *words], env=env, capture_output=True, text=True)
+        if done.returncode >= 0:  # else it was killed, which says nothing about what it was asked
+            break
     if done.returncode:
         raise ServerError(f"prefect {' '.join(words)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 

@@ -114,12 +114,13 @@ class Serving:
 
 
 def what(process: psutil.Process) -> str:
-    """server, worker, trainer, flow run, or predictor (one of a batch's own processes)."""
+    """server, worker, registration, trainer, flow run, or predictor (one of a batch's own processes)."""
     words = " ".join(process.cmdline())
     for mark, name in (
         ("prefect server start", "server"),
         ("uvicorn", "server"),
         ("prefect worker start", "worker"),
+        ("--no-prompt", "registration"),
         ("pipelines.train", "trainer"),
         ("multiprocessing", "predictor"),
     ):
