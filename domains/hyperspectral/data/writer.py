@@ -27,6 +27,7 @@ from .scene import Lattice, Scene
 
 Colour = tuple[int, int, int, int]
 Output = Literal["geotiff", "cog"]
+FEW = 16  # bands; a cube of more has no overviews: whoever looks at it from afar looks at three of them
 SMALLEST = 256  # px, of the larger side of the last overview; a raster of twice that or less needs none
 
 
@@ -105,7 +106,7 @@ class RasterWriter:
                 return
             with DiskErrors(self.path):
                 self._file.close()
-                if self.output == "geotiff":
+                if self.output == "geotiff" and self._file.count <= FEW:
                     _add_overviews(self.path, Resampling[self.overviews])
                 elif self.output == "cog":
                     _optimise(self.path, self.overviews)
