@@ -31,8 +31,6 @@ def pieces(source: str, every: float, idle: float | None) -> Iterator[bytes]:
             yield content
         return
     path = Path(source)
-    if not path.is_file():
-        raise BadInput(f"{source}: no such file to follow. Give a file that grows, or - for a pipe")
     with path.open("rb") as file:
         grown = time.monotonic()
         while True:
@@ -86,6 +84,8 @@ def follow(
     from .predict import find_model, model_digest
     from .runs import load_run
 
+    if source != STDIN and not Path(source).is_file():
+        raise BadInput(f"{source}: no such file to follow. Give a file that grows, or - for a pipe")
     run = find_model(model, root)
     trained, sha256 = load_run(run), model_digest(run)
     task = trained.task

@@ -172,6 +172,7 @@ def test_what_cannot_be_followed_is_said(run: tuple[str, Path], tmp_path: Path) 
     folder = run[1]
     with pytest.raises(BadInput, match="no such file to follow"):
         follow(folder, str(tmp_path / "missing"), tmp_path / "out", idle=0.0)
+    assert not (tmp_path / "out").exists()
     (tmp_path / "noise").write_bytes(os.urandom(400_000) + b"\n" * 3)
     with pytest.raises(BadInput):
         follow(folder, str(tmp_path / "noise"), tmp_path / "noisy", idle=0.0)
