@@ -70,9 +70,8 @@ def _rows(options: ClassifyOptions, model: AudioClassifier, fitted: Fitted, sour
     else:
         entries = [Entry(Path(source), source)]
     for entry in entries:
-        file = usable(open_audio(entry.path), rate)
-        pieces = _pieces(options, entry, file, rate)
-        yield from scored_windows(model, fitted, str(entry.path), _heard(entry, pieces), entry.start)
+        pieces = _pieces(options, entry, rate)
+        yield from scored_windows(model, fitted, str(entry.path), heard(entry.where, pieces), entry.start)
 
 
 def usable(file: AudioFile, rate: int) -> AudioFile:
@@ -85,26 +84,38 @@ def usable(file: AudioFile, rate: int) -> AudioFile:
     return file
 
 
-def _pieces(options: ClassifyOptions, entry: Entry, file: AudioFile, rate: int) -> Iterator[tuple[int, Any]]:
+def spanned(entry: Entry, rate: int) -> tuple[AudioFile, float]:
+    """The span of a usable recording that an entry names, and how long that is (s). Raises BadInput."""
+    file = usable(open_audio(entry.path), rate)
     end = file.seconds if entry.end is None else entry.end
     if end > file.seconds + 1e-3 or entry.start >= end:
         raise BadInput(f"{entry.where}: {entry.start:g} to {end:g} s, and {file.path} is {file.seconds:.3f} s long")
-    if end - entry.start <= options.whole_s:
-        return iter([(0, read_mono(file, rate, options.channel, entry.start, entry.end))])
-    first, last = round(entry.start * file.rate), round(end * file.rate)
+    first, last = round(entry.start * file.rate), min(file.length, round(end * file.rate))
+    return replace(file, begin=file.begin + first, length=last - first), end - entry.start
+
+
+def _pieces(options: ClassifyOptions, entry: Entry, rate: int) -> Iterator[tuple[int, Any]]:
+    part, seconds = spanned(entry, rate)
+    if seconds <= options.whole_s:
+        return iter([(0, read_mono(part, rate, options.channel))])
     size = max(1, round(options.chunk_s * rate))
     step = max(1, round(size * (1 - options.overlap)))
-    return chunks(replace(file, begin=file.begin + first, length=last - first), rate, options.channel, size, step)
+    return chunks(part, rate, options.channel, size, step)
 
 
-def _heard(entry: Entry, pieces: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+def heard(where: str, pieces: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
     """The same pieces; raises BadInput at the end where none of them held a sound."""
     peak = 0.0
     for first, wave in pieces:
         peak = max(peak, float(np.abs(wave).max(initial=0.0)))
         yield first, wave
     if peak < QUIET:
-        raise BadInput(f"{entry.where}: all silence (never above {QUIET:g} of full scale). Check the recording")
+        raise silence(where)
+
+
+def silence(where: str) -> BadInput:
+    """What is said of a recording without a sound."""
+    return BadInput(f"{where}: all silence (never above {QUIET:g} of full scale). Check the recording")
 
 
 def scored_windows(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from shared_backbones.errors import BadInput
 
 from ..task import Fitted, Sink
 from .clips import QUIET, Read
-from .data import chunks, open_audio
+from .data import chunks
 from .decoding import Decoder, Utterances, words_of
 from .items import collate
 from .manifests import MANIFESTS, Entry
-from .predicting import Row, usable, write_rows
+from .predicting import Row, silence, spanned, write_rows
 from .recognise_config import RecogniseOptions
 from .recognise_items import alphabet_of
 from .recognise_model import AudioRecogniser
@@ -131,13 +131,8 @@ def made_utterances(options: RecogniseOptions, source: str, rate: int | None) ->
 def _recording(options: RecogniseOptions, model: AudioRecogniser, fitted: Fitted, entry: Entry) -> Recording:
     """A recording, heard whole or in windows that overlap. Raises BadInput."""
     rate = int(fitted["rate"])
-    file = usable(open_audio(entry.path), rate)
-    end = file.seconds if entry.end is None else entry.end
-    if end > file.seconds + 1e-3 or entry.start >= end:
-        raise BadInput(f"{entry.where}: {entry.start:g} to {end:g} s, and {file.path} is {file.seconds:.3f} s long")
-    first, last = round(entry.start * file.rate), round(end * file.rate)
-    part = replace(file, begin=file.begin + first, length=last - first)
-    whole = end - entry.start <= options.whole_s
+    part, seconds = spanned(entry, rate)
+    whole = seconds <= options.whole_s
     margin, core = window_tokens(options, model, fitted)
     size, step = (core + 2 * margin) * model.step, core * model.step
     if whole:
@@ -145,7 +140,7 @@ def _recording(options: RecogniseOptions, model: AudioRecogniser, fitted: Fitted
     pieces = (part, rate, options.channel, size, step)
     loud = [(loudness(x), float(np.abs(x).max(initial=0.0))) for _, x in chunks(*pieces)]
     if max(peak for _, peak in loud) < QUIET:
-        raise BadInput(f"{entry.where}: all silence (never above {QUIET:g} of full scale). Check the recording")
+        raise silence(entry.where)
     gate = max(rms for rms, _ in loud) * 10 ** (-options.silence_db / 20)
 
     def windows() -> Iterator[Window]:

@@ -6,7 +6,6 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +19,10 @@ from scipy.optimize import linear_sum_assignment
 from shared_backbones.errors import BadInput
 
 from ..task import Fitted, Sink
-from .clips import QUIET
-from .data import chunks, open_audio
+from .data import chunks
 from .manifests import MANIFESTS, Entry
 from .mixtures import MadeItems
-from .predicting import usable
+from .predicting import heard, spanned
 from .separate_config import SeparateOptions
 from .separate_model import Separator
 from .separate_source import items_of, mixture_rows, open_talk, split_talk
@@ -130,13 +128,7 @@ def _recordings(
     size, step = sizes(options, rate)
 
     def of_file(entry: Entry) -> Iterator[tuple[int, Any]]:
-        file = usable(open_audio(entry.path), rate)
-        end = file.seconds if entry.end is None else entry.end
-        if end > file.seconds + 1e-3 or entry.start >= end:
-            raise BadInput(f"{entry.where}: {entry.start:g} to {end:g} s, and {file.path} is {file.seconds:.3f} s long")
-        first, last = round(entry.start * file.rate), min(file.length, round(end * file.rate))
-        span = replace(file, begin=file.begin + first, length=last - first)
-        return chunks(span, rate, options.channel, size, step)
+        return chunks(spanned(entry, rate)[0], rate, options.channel, size, step)
 
     if source == SIMULATED or source in DATASETS:
         data = open_talk(source, options)
@@ -165,16 +157,6 @@ def cut(wave: Float32[np.ndarray, "T"], size: int, step: int) -> Iterator[tuple[
         yield first, wave[first : first + size]
 
 
-def _heard(name: str, pieces: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-    """The same pieces; raises BadInput at the end where none of them held a sound."""
-    peak = 0.0
-    for first, wave in pieces:
-        peak = max(peak, float(np.abs(wave).max(initial=0.0)))
-        yield first, wave
-    if peak < QUIET:
-        raise BadInput(f"{name}: all silence (never above {QUIET:g} of full scale). Check the recording")
-
-
 def predict_source(
     options: SeparateOptions, model: Separator, fitted: Fitted, source: str, sink: Sink
 ) -> dict[str, Any]:
@@ -193,7 +175,7 @@ def predict_source(
             with ExitStack() as stack:
                 paths = [stack.enter_context(sink.file(n)) for n in names]
                 files = [stack.enter_context(WavWriter(p, rate, options.form)) for p in paths]
-                for block in stitched(_heard(name, pieces), separator(model), step):
+                for block in stitched(heard(name, pieces), separator(model), step):
                     for file, x in zip(files, block, strict=True):
                         file.write(x)
             samples, clipped = samples + files[0].samples, clipped + sum(f.clipped for f in files)
