@@ -135,7 +135,13 @@ def test_a_stopped_following_goes_on_behind_its_rows(run: tuple[str, Path], tmp_
     first = follow(folder, str(grown), out, every=0.01, idle=0.0)
     with (out / ROWS).open("ab") as file:
         file.write(b'{"torn": ')  # killed while writing
-    done = threading.Thread(target=lambda: (time.sleep(0.2), grown.write_bytes(content)))
+
+    def grow() -> None:
+        time.sleep(0.2)
+        with grown.open("ab") as file:  # written anew it would be shorter for a moment, which is refused
+            file.write(content[2 * len(content) // 3 :])
+
+    done = threading.Thread(target=grow)
     done.start()
     second = follow(folder, str(grown), out, every=0.01, idle=1.0)
     done.join()
