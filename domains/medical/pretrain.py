@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from shared_backbones.errors import BadInput
 
+from ..probing import fitted_probe
 from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Portable, Sink, Split, TaskConfig
 from .canvas import as_tensor
 from .cases import Cases, poisoned
@@ -19,7 +20,6 @@ from .classify_model import ImageFront
 from .pretrain_config import PretrainOptions
 from .pretrain_masks import MaskedItems
 from .pretrain_model import MaskedAutoencoder, Restored
-from .pretrain_probe import fitted_probe
 from .pretrain_scoring import AT_ONCE, FACTS, baselines, evidence_of, masked, scores, with_probe
 from .source import SUFFIXES, open_cases
 from .splits import audit_split, make_split

@@ -17,13 +17,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from domains.medical import pretrain_probe
+from domains import probing
 from domains.medical.classify import Classify
 from domains.medical.pretrain import Features, Pretrain
 from domains.medical.pretrain_config import PretrainOptions
 from domains.medical.pretrain_masks import drawn, fixed, hidden_count, unseen_pixels
-from domains.medical.pretrain_probe import ABSENT, fitted_probe
 from domains.medical.pretrain_scoring import interpolated
+from domains.probing import ABSENT, fitted_probe
 from shared_backbones.errors import BadInput, BadRequest
 from shared_backbones.layout import Layout
 from shared_backbones.presets import load_preset
@@ -159,7 +159,7 @@ def test_it_learns() -> None:
 @pytest.mark.parametrize("classes", [0, 2, 3])
 def test_the_probe_is_logistic_regression(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """classes: exclusive ones that training has, of one more; 0: labels, of which one is never true."""
-    monkeypatch.setattr(pretrain_probe, "PENALTIES", (0.1,))
+    monkeypatch.setattr(probing, "PENALTIES", (0.1,))
     random = np.random.default_rng(classes)
     x = {part: random.normal(3.0, 2.0, (60, 4)) for part in ("train", "val")}
     kind = {part: (v[:, 0] > 3).astype(int) + (v[:, 1] > 4) * (classes != 2) for part, v in x.items()}
