@@ -7,6 +7,7 @@ an artifact that says what happened, and an event where inputs drifted.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from prefect.tasks import exponential_backoff
 from pipelines.alerts import HOOK
 from pipelines.seal import KEY
 
+from .artifacts import key_of, progress, show_picture, show_usage
 from .predict import SomeInputsFailedError
 from .server import end_with_worker
 from .tasks import RETRIES, _worth_a_retry
@@ -56,11 +58,11 @@ def secrets() -> None:
                 os.environ[name] = str(Secret.load(block).get())  # type: ignore[union-attr]
 
 
-def _told(kind: str, name: str, text: str, more: str = "") -> None:
-    """Say what happened: in the log, and as an artifact that keeps what it said before."""
+def _told(kind: str, name: str, text: str, more: str = "", usage: Sequence[Answer] = ()) -> None:
+    """Say what happened: in the log, and as an artifact that keeps what it said before, with what each step took."""
     get_run_logger().info("%s: %s", name, text)
-    key = f"{kind}-{''.join(c if c.isalnum() else '-' for c in name)}".lower().strip("-")[:200]
-    create_markdown_artifact(f"# {kind} {name}\n\n{text}\n\n{more}", key=key)
+    create_markdown_artifact(f"# {kind} {name}\n\n{text}\n\n{more}", key=key_of(kind, name))
+    show_usage(usage, f"{kind}-{name}")
 
 
 def _place(out: str) -> str:
@@ -70,7 +72,7 @@ def _place(out: str) -> str:
 def _batch_told(kind: str, model: str, found: Answer) -> Answer:
     bad = [f"- `{row['input']}`: {row['reason']}" for row in (*found["refused"], *found["failed"])]
     bad += [f"- no input for {day}" for day in found.get("missing", ())]
-    _told(kind, model, found["said"], "\n".join(bad))
+    _told(kind, model, found["said"], "\n".join(bad), found["usage"])
     drift = found.get("drift") or {}
     if drift.get("alarm"):
         resource = {"prefect.resource.id": f"cambium.batch.{Path(found['out']).name}"}
@@ -80,6 +82,10 @@ def _batch_told(kind: str, model: str, found: Answer) -> Answer:
     return found
 
 
+def _inputs(share: Callable[[float], None]) -> Callable[[Any, int, int], None]:
+    return lambda row, finished, total: share(finished / total)
+
+
 @task(**_TASK, name="retrain")
 def _retrain(request: Answer, out: str, judge_on: str | None, terms: Answer, accept: bool) -> Answer:
     from pipelines.config import resolve, validated
@@ -87,7 +93,11 @@ def _retrain(request: Answer, out: str, judge_on: str | None, terms: Answer, acc
     from pipelines.retrain import retrain
 
     config = resolve(**request)
-    return retrain(config, Path(out), source=judge_on, terms=validated(Terms, terms, "terms."), accept_data=accept)
+    judged = validated(Terms, terms, "terms.")
+    with progress(f"retrain-{config.task}", f"training of a challenger for {config.task}") as share:
+        found = retrain(config, Path(out), source=judge_on, terms=judged, accept_data=accept, share=share)
+    show_picture(Path(found["directory"]), found["challenger"])
+    return found
 
 
 @flow(name="retrain", flow_run_name="retrain-{task}", **_FLOW)
@@ -118,7 +128,12 @@ def retrain(
     verdict = "promoted" if found["promoted"] else "the champion stays"
     how = "found, not trained again" if found["reused_run"] else "trained"
     decided = ", decided before" if found["reused_decision"] else ""
-    _told("retrain", task, f"challenger {found['challenger']} {how}; {verdict}{decided}: {found['reason']}")
+    _told(
+        "retrain",
+        task,
+        f"challenger {found['challenger']} {how}; {verdict}{decided}: {found['reason']}",
+        usage=found["usage"],
+    )
     return found
 
 
@@ -126,7 +141,8 @@ def retrain(
 def _batch_predict(model: str, inbox: list[str], out: str, root: str, options: Answer) -> Answer:
     from pipelines.jobs import batch_predict
 
-    return batch_predict(model, inbox, out, root=Path(root), **options)
+    with progress(f"batch-{model}", f"inputs predicted by {model}") as share:
+        return batch_predict(model, inbox, out, root=Path(root), progress=_inputs(share), **options)
 
 
 @flow(name="batch_predict", flow_run_name="batch-{model}", **_FLOW)
@@ -153,7 +169,8 @@ def batch_predict(
 def _backfill(model: str, pattern: str, first: str, last: str, out: str, root: str, options: Answer) -> Answer:
     from pipelines.jobs import backfill
 
-    return backfill(model, pattern, first, last, out, root=Path(root), **options)
+    with progress(f"backfill-{first}-{last}", f"inputs predicted by {model}") as share:
+        return backfill(model, pattern, first, last, out, root=Path(root), progress=_inputs(share), **options)
 
 
 @flow(name="backfill", flow_run_name="backfill-{first}-{last}", **_FLOW)
@@ -178,7 +195,8 @@ def backfill(
 def _sweep(task: str, grid: list[str], out: str, options: Answer) -> Answer:
     from pipelines.sweep import sweep
 
-    return sweep(task, grid, Path(out), **options)
+    with progress(f"sweep-{task}", f"trials of {task}") as share:
+        return sweep(task, grid, Path(out), share=share, **options)
 
 
 @flow(name="sweep", flow_run_name="sweep-{task}", **_FLOW)
@@ -206,7 +224,7 @@ def sweep(
         "seed": seed,
     }
     found: Answer = _sweep(task, grid or [], str(Path(out).resolve()), options)
-    _told("sweep", task, f"{found['said']}; best {found['best']}: {found['options']}")
+    _told("sweep", task, f"{found['said']}; best {found['best']}: {found['options']}", usage=found["usage"])
     return found
 
 

@@ -26,6 +26,8 @@ from typing import IO
 
 import psutil
 
+from pipelines.events import json_lines
+
 HOME = ".prefect"  # below the run root: Prefect's database, cached results, logs of the servers
 BOUND = "CAMBIUM_BOUND"  # in a bound process and its children: the process' id
 STARTUP_SECONDS = 600.0  # a first start makes the database: 9 s on an idle machine, 120 s and more on a busy one
@@ -68,6 +70,7 @@ def quiet_environment() -> dict[str, str]:
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # Prefect's own choice is pickle, which can execute
+        **({"PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER": "json"} if json_lines() else {}),
         "NO_PROXY": ",".join(dict.fromkeys([*bypass, _LOOPBACK])),  # a company's proxy cannot reach our loopback
     }
 

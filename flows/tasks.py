@@ -10,19 +10,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Mapping
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import INPUTS, NO_CACHE, CacheKeyFnPolicy
 from prefect.tasks import exponential_backoff
 
 from domains.public import sha256_of
 from pipelines.store import Kind, Ref, ref_of, write_text
 from shared_backbones.errors import BadInput, CambiumError
+
+from .artifacts import progress, show_batch, show_scores, show_usage
 
 RETRIES = 3
 _OURS_TO_MEND = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -96,7 +96,7 @@ def fresh(step: Any, *args: Any) -> tuple[Ref, bool]:
 # --- steps
 
 
-def _quick(**options: Any) -> Any:
+def quick(**options: Any) -> Any:
     """Settings of a step that runs every time."""
     return task(
         retries=RETRIES,
@@ -110,7 +110,7 @@ def _quick(**options: Any) -> Any:
     )
 
 
-@_quick()
+@quick()
 def ingest(config: Ref) -> Ref:
     """Open and check the data that a configuration names; what comes back names its content."""
     from pipelines.config import from_yaml
@@ -135,10 +135,12 @@ def fit(config: Ref, data: Ref, code: str, out: str) -> Ref:
     from pipelines.config import from_yaml
     from pipelines.train import train
 
-    return run_ref(train(from_yaml(config.open().read_text(), config.uri), Path(out)))
+    request = from_yaml(config.open().read_text(), config.uri)
+    with progress(f"train-{request.task}", f"training of {request.task}") as share:
+        return run_ref(train(request, Path(out), share=share))
 
 
-@_quick()
+@quick()
 def evaluate(run: Ref, source: str | None, folder: str) -> Ref:
     """The run's scores: its own, or those on another source, written to ``folder``."""
     if source is None:
@@ -148,7 +150,7 @@ def evaluate(run: Ref, source: str | None, folder: str) -> Ref:
     return keep(Path(folder), json.dumps(evaluate(Path(run.uri), source), indent=2), "metrics")
 
 
-@_quick()
+@quick()
 def report(run: Ref) -> Ref:
     """The run's page; written again where it is missing."""
     from pipelines.report import write_report
@@ -157,7 +159,7 @@ def report(run: Ref) -> Ref:
     return ref_of(path if path.is_file() else write_report(Path(run.uri)), "report")
 
 
-@_quick()
+@quick()
 def register(run: Ref, out: str) -> dict[str, Any]:
     """Track and register the run: model, version, aliases. The same run twice gives the same version."""
     from pipelines.registry import record
@@ -165,7 +167,7 @@ def register(run: Ref, out: str) -> dict[str, Any]:
     return record(Path(run.uri), Path(out))
 
 
-@_quick()
+@quick()
 def predict(run: Ref, request: Ref, folder: str) -> Ref:
     """Predict the inputs of a request (see ``flows.predict``); returns the summary, kept in ``folder``."""
     from pipelines.predict import predict
@@ -173,66 +175,21 @@ def predict(run: Ref, request: Ref, folder: str) -> Ref:
     if not holds(run):
         raise CambiumError(f"the run {run.uri} was replaced while the flow was at it; start the flow again")
     asked = json.loads(request.open().read_text())
-    summary = predict(run.uri, asked["inputs"], Path(asked["out"]), workers=asked["workers"], engine=asked["engine"])
+    options = {"workers": asked["workers"], "engine": asked["engine"]}
+    with progress(f"predict-{Path(run.uri).name}", f"inputs predicted by {run.uri}") as share:
+        tick = lambda row, finished, total: share(finished / total)  # noqa: E731 - of inputs
+        summary = predict(run.uri, asked["inputs"], Path(asked["out"]), progress=tick, **options)
     return keep(Path(folder), json.dumps({**summary.to_json(), "exit_code": summary.exit_code}), "predictions")
 
 
-# --- what people see in Prefect
+@quick()
+def publish_scores(run: Ref, metrics: Ref, page: Ref, reused: bool, used: list[dict[str, Any]]) -> None:
+    """Artifacts of a training flow: scores beside the baselines, a picture, the report, and what each step took."""
+    show_scores(run, metrics, page, reused)
+    show_usage(used, run.uri.rsplit("/", 1)[-1])
 
 
-def _value(entry: Any) -> float | None:
-    return entry.get("value") if isinstance(entry, Mapping) else entry
-
-
-def score_table(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of (method, metric ...), the model first, its baselines below."""
-    own = {name: _value(entry) for name, entry in content["metrics"].items()}
-    rows = [{"method": "this model", **own}]
-    for method, scores in content["baselines"].items():
-        rows.append({"method": method, **{name: _value(scores.get(name)) for name in own}})
-    return rows
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else "" if value is None else str(value)
-
-
-def markdown_table(rows: list[dict[str, Any]]) -> str:
-    """Rows with the same keys as a Markdown table."""
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
-    lines += ["| " + " | ".join(_cell(row[name]) for name in names) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-@_quick()
-def publish_scores(run: Ref, metrics: Ref, page: Ref, reused: bool) -> None:
-    """Artifacts of a training flow: scores beside the baselines, and the link to the report."""
-    content = json.loads(metrics.open().read_text())
-    rows, link = score_table(content), Path(page.uri).as_uri()
-    key = f"scores-{content['task'].replace('/', '-')}-{content['run']}".lower().replace("_", "-")
-    text = [
-        f"# {content['task']}, run {content['run']}",
-        f"Preset {content.get('preset', '?')}, seed {content['seed']}. {'Reused' if reused else 'Made by this flow'}.",
-        f"Split: {(content.get('split') or {}).get('protocol', 'not stated')}",
-        markdown_table(rows),
-        f"[Report]({link}) · files in `{run.uri}`",
-    ]
-    create_markdown_artifact("\n\n".join(text), key=key)
-    create_table_artifact(rows, key=f"{key}-table", description="The model and its baselines on the test part")
-    create_link_artifact(link, link_text="report", key=f"{key}-report")
-
-
-@_quick()
+@quick()
 def publish_batch(summary: Ref) -> None:
-    """Artifacts of a prediction flow: how many, and which inputs were refused and why."""
-    content = json.loads(summary.open().read_text())
-    bad = [{"state": state, **row} for state in ("refused", "failed") for row in content[state]]
-    text = [
-        f"# Batch in `{content['out']}`",
-        f"{content['done']} done ({content['reused']} of them earlier), {len(content['refused'])} refused, "
-        f"{len(content['failed'])} failed. [Ledger]({Path(content['ledger']).resolve().as_uri()})",
-    ]
-    create_markdown_artifact("\n\n".join(text), key="batch")
-    if bad:
-        create_table_artifact(bad, key="batch-refused", description="Inputs without a prediction, and why")
+    """Artifacts of a prediction flow: how many, which inputs were refused and why, and what each step took."""
+    show_batch(summary)

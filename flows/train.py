@@ -32,17 +32,24 @@ def train(
     end_with_worker()
     from pipelines.config import resolve, to_yaml
     from pipelines.runs import code_version
+    from pipelines.usage import Usage, as_rows, measured
 
     request = resolve(task, data=data, preset=preset, file=Path(config) if config else None, sets=sets or (), seed=seed)
     root = Path(out).resolve()
     kept = root / HOME / "kept"
     asked = tasks.keep(kept, to_yaml(request), "request", ".yaml")
-    content = tasks.ingest(asked)
-    run, reused = tasks.fresh(tasks.fit, asked, content, code_version(request.task), str(root))
-    registered = tasks.register(run, str(root))
-    metrics = tasks.evaluate(run, evaluate_on, str(kept))
-    page = tasks.report(run)
-    tasks.publish_scores(run, metrics, page, reused)
+    used: list[Usage] = []
+    with measured("ingest", used):
+        content = tasks.ingest(asked)
+    with measured("fit", used):
+        run, reused = tasks.fresh(tasks.fit, asked, content, code_version(request.task), str(root))
+    with measured("register", used):
+        registered = tasks.register(run, str(root))
+    with measured("evaluate", used):
+        metrics = tasks.evaluate(run, evaluate_on, str(kept))
+    with measured("report", used):
+        page = tasks.report(run)
+    tasks.publish_scores(run, metrics, page, reused, as_rows(used))
     scores = json.loads(Path(metrics.uri).read_text())
     shown = {name: scores.get(name) for name in ("metrics", "baselines", "ablation", "cost")}
     return {
@@ -52,5 +59,6 @@ def train(
         "directory": run.uri,
         "report": page.uri,
         "reused": reused,
+        "usage": as_rows(used),
         **registered,
     }

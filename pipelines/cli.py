@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from shared_backbones.errors import CambiumError
 from .commands import catalogue, jobs, models, overfit, report, work
 from .commands.backbones import backbones
 from .console import BAD, DONE, FAILED, Answer, keep_traceback, only_answer_on_stdout, write_json_line
+from .events import WISH, json_lines, tell
 
 app = typer.Typer(
     name="cambium",
@@ -47,9 +49,16 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _log(asked: str | None) -> None:
+    if asked is not None:
+        os.environ[WISH] = asked  # children look there too
+    json_lines()  # refuses another word
+
+
 @app.callback()
 def _everywhere(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+    log: Annotated[str | None, typer.Option("--log", callback=_log, help="json: events as lines on stderr.")] = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
 ) -> None:
     """Options that stand before the command."""
@@ -83,6 +92,13 @@ def _attempt(argv: list[str], debug: bool) -> tuple[int, str | None, Any]:
         return FAILED, f"{type(error).__name__}: {error}{where}", None
 
 
+def _complain(kind: str, message: str) -> None:
+    if os.environ.get(WISH) == "json":
+        tell(kind, message)
+    else:
+        print(f"{kind}: {message}", file=sys.stderr)
+
+
 def run(argv: Sequence[str]) -> int:
     """Run one command line; returns its exit code. An answer goes to stdout, everything else to stderr."""
     debug, as_json = "--debug" in argv, "--json" in argv and argv[:1] != ["flow"]
@@ -93,7 +109,7 @@ def run(argv: Sequence[str]) -> int:
             code = result.code
         if message is not None:
             kind = {BAD: "error", 130: "stopped"}.get(code, "failed")
-            print(f"{kind}: {message}", file=sys.stderr)
+            _complain(kind, message)
         if as_json and (message is not None or isinstance(result, Answer)):
             values = result.values if isinstance(result, Answer) else {"error": message}
             write_json_line(stdout, {**values, "exit": code})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,6 +19,7 @@ from shared_backbones.mixers import MIXERS
 
 from .charts import Bar, dots
 from .config import RunConfig, build_preset, build_task, parse_set, read_yaml, resolve
+from .events import tell
 from .findings import Run
 from .report import axis_of, data_card, environment, link
 from .store import finite, write_json, write_text
@@ -268,8 +268,7 @@ def compare(
     sweeps: dict[str, dict[str, float]] = {}
     first: dict[str | None, list[Run]] = {}  # by setting
     for number, (candidate, facts) in enumerate(listed, 1):
-        if not quiet:
-            print(f"[{number}/{len(listed)}] {candidate.name}", file=sys.stderr, flush=True)
+        tell("candidate", f"[{number}/{len(listed)}] {candidate.name}", quiet=quiet, name=candidate.name)
         rate = None
         if rates:
             rate, sweeps[candidate.name] = sweep(asked, candidate, rates, out, quiet)

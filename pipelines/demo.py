@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from domains import all_tasks, load_task
 
 from .config import resolve
+from .events import tell
 from .findings import Run
 from .lineage import predictions
 from .predict import predict
@@ -63,8 +63,7 @@ def demo(out: Path = Path("runs/demo"), *, every: bool = False, quiet: bool = Fa
     runs, shown = [], {}
     tasks = shown_tasks(every)
     for number, task in enumerate(tasks, 1):
-        if not quiet:
-            print(f"[{number}/{len(tasks)}] {task}: {load_task(task).summary}", file=sys.stderr, flush=True)
+        tell("task", f"[{number}/{len(tasks)}] {task}: {load_task(task).summary}", quiet=quiet, task=task)
         folder, rows = _one(task, out, quiet)
         runs.append(folder)
         shown[folder] = rows

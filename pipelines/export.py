@@ -112,6 +112,16 @@ def parity(module: nn.Module, exported: tuple[Tensor, ...], inputs: Sequence[Ten
     return {"largest_difference": worst, "relative_tolerance": RELATIVE, "absolute_tolerance": ABSOLUTE}
 
 
+def _checked(portable: Portable, path: Path, to: str, inputs: Sequence[Tensor]) -> dict[str, Any]:
+    """What the written model does with some inputs, against the original. Raises ExportError."""
+    try:
+        got = _run_onnx(path, portable, inputs) if to == "onnx" else _run_torch(path, inputs)
+    except Exception as error:  # each runtime raises its own kinds
+        shapes = [tuple(x.shape) for x in inputs]
+        raise ExportError(f"the exported model does not take {shapes}: {str(error).strip().splitlines()[0]}") from error
+    return parity(portable.module, got, inputs)
+
+
 def _portable(trained: Trained) -> Portable:
     make = getattr(trained.task, "portable", None)
     if make is None:
@@ -142,6 +152,7 @@ def _described(trained: Trained, portable: Portable, free_batch: bool, to: str) 
         "inputs": [tensor(x, n, m) for x, (n, m) in zip(portable.example, portable.inputs.items(), strict=True)],
         "outputs": [tensor(y, n, m) for y, (n, m) in zip(outputs, portable.outputs.items(), strict=True)],
         "preprocessing": "inside the model: inputs are in the units of the training data",
+        **({"about": dict(portable.about)} if portable.about else {}),
         "schema": trained.fitted,
         "config": trained.config.to_dict(),
         "versions": trained.meta.get("versions", {}),
@@ -171,12 +182,15 @@ def export(run: Path, to: str, out: Path | None = None) -> dict[str, Any]:
         path = aside / FORMATS[to]
         if to == "onnx":
             _write_onnx(program, portable, path)
-            got = _run_onnx(path, portable, inputs)
         else:
             torch.export.save(program, path)
-            got = _run_torch(path, inputs)
-        agreement = {"checked_batch": len(inputs[0]), "free_batch": free_batch, **parity(portable.module, got, inputs)}
+        checks = [_checked(portable, path, to, given) for given in (inputs, portable.other) if given]
+        agreement = {"checked_batch": len(inputs[0]), "free_batch": free_batch, **checks[0]}
+        if portable.other:
+            agreement["other_size"] = {"shapes": [list(x.shape) for x in portable.other], **checks[1]}
+        for name, text in portable.files.items():
+            (aside / name).write_text(text, encoding="utf-8")
         described = _described(trained, portable, free_batch, to) | {"parity": agreement, "sha256": sha256_of(path)}
         write_json(aside / "description.json", finite(described))
-    files = [str(folder / FORMATS[to]), str(folder / "description.json")]
+    files = [str(folder / name) for name in (FORMATS[to], "description.json", *portable.files)]
     return {"task": trained.task.name, "run": str(run), "format": to, "files": files, "parity": agreement}

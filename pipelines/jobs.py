@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from shared_backbones.errors import BadRequest
 
 from . import ledger
 from .alerts import keep
+from .ledger import Row
 from .predict import Summary, find_model, predict
 from .remote import is_remote, listing
 
@@ -69,10 +70,12 @@ def batch_predict(
     engine: str = "local",
     root: Path = Path("runs"),
     settle: float = 5.0,
+    progress: Callable[[Row, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Predict what is new in the watched folders (other inputs, such as ``simulated``, are taken as they are).
 
-    A file that was written to in the last ``settle`` seconds waits for the next time: it may still be arriving. Returns
+    A file that was written to in the last ``settle`` seconds waits for the next time: it may still be arriving.
+    ``progress(row, finished, total)`` is called after each. Returns
     plain facts; ``said`` tells in words what was new. Raises BadRequest where there is no such model.
     """
     run = find_model(model, root)
@@ -89,9 +92,10 @@ def batch_predict(
             "outputs": {},
             "exit_code": 0,
             "waiting": waiting,
+            "usage": [],
         }
         return {**nothing, "out": str(out), "ledger": f"{out}/{ledger.LEDGER}", "said": "nothing to predict yet"}
-    summary = predict(run, inputs, out, workers=workers, engine=engine, root=root, lone=False)
+    summary = predict(run, inputs, out, workers=workers, engine=engine, root=root, lone=False, progress=progress)
     return _told(summary, waiting=waiting)
 
 
@@ -123,6 +127,7 @@ def backfill(
     workers: int = 1,
     engine: str = "local",
     root: Path = Path("runs"),
+    progress: Callable[[Row, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Predict the inputs of a range of days: ``pattern`` names one a day, such as ``in/%Y-%m-%d.csv``.
 
@@ -135,7 +140,9 @@ def backfill(
     missing = [day.isoformat() for day, name in wanted.items() if name not in set(there)]
     if not there:
         raise BadRequest(f"none of {len(wanted)} days from {first} to {last} has an input {pattern}")
-    summary = predict(find_model(model, root), there, out, workers=workers, engine=engine, root=root, lone=False)
+    run = find_model(model, root)
+    options: dict[str, Any] = {"root": root, "lone": False, "progress": progress}
+    summary = predict(run, there, out, workers=workers, engine=engine, **options)
     return _told(summary, missing=missing)
 
 

@@ -26,6 +26,7 @@ from .remote import fetched, is_remote, mirror, push
 from .seal import SEAL, verify
 from .sink import SHELF, STAGING, FolderSink
 from .store import WRITING, DiskFull, disk_full_is_clear, write_json
+from .usage import Usage, as_rows, measured
 
 _FULL = 64 * 1024  # bytes; with less left, a failed write is a full disk's
 _MODEL_FILES = ("model.json", "model.safetensors")
@@ -39,6 +40,7 @@ class Summary:
     rows: tuple[Row, ...]
     reused: frozenset[str]
     drift: Mapping[str, Any] | None = None  # against the training data, where the run keeps a sample of it
+    used: tuple[Usage, ...] = ()  # what each step took
 
     def count(self, state: ledger.State) -> int:
         return sum(row.state == state for row in self.rows)
@@ -58,6 +60,7 @@ class Summary:
             "failed": [{"input": r.input, "reason": r.reason} for r in self.rows if r.state == "failed"],
             "drift": None if self.drift is None else {k: self.drift[k] for k in ("alarm", "why", "rows")},
             "outputs": {r.input: [str(self.out / name) for name in r.outputs] for r in self.rows if r.state == "done"},
+            "usage": as_rows(self.used),
         }
 
 
@@ -305,37 +308,44 @@ def predict(
 
     run, address = find_model(model, root), str(out) if is_remote(str(out)) else None
     out = Path(out) if address is None else mirror(address, root)
-    sha256 = model_digest(run)
-    trained, _ = _loaded(run.resolve(), sha256)  # a model that cannot be used is refused here, once
-    task, origin = trained.task, of_model(trained.meta, run, sha256, code_version(trained.task.name))
-    sources = expand(inputs, out, tuple(getattr(task, "suffixes", ())))
+    used: list[Usage] = []
+    steps = partial(measured, into=used, run=run.name)
+    with steps("prepare"):
+        sha256 = model_digest(run)
+        trained, _ = _loaded(run.resolve(), sha256)  # a model that cannot be used is refused here, once
+        task, origin = trained.task, of_model(trained.meta, run, sha256, code_version(trained.task.name))
+        sources = expand(inputs, out, tuple(getattr(task, "suffixes", ())))
     function = partial(_predict_one, model=run.resolve(), sha256=sha256, out=out, origin=origin)
     with ledger.owned(out):
-        for stale in out.glob(f"{STAGING}*"):  # a killed batch's; no other can be writing here
-            shutil.rmtree(stale)
-        for stale in out.glob(f"{WRITING}*"):
-            stale.unlink(missing_ok=True)
-        batch = _Batch(out, sha256, origin, run.resolve(), input_digests(sources), ledger.read(out / LEDGER))
-        jobs = batch.plan()
-        for shelf in out.glob(f"{SHELF}*"):  # of inputs that nobody asks for any more
-            if shelf.name.removeprefix(SHELF) not in {job.folder for job in jobs}:
-                shutil.rmtree(shelf)
+        with steps("plan"):
+            for stale in out.glob(f"{STAGING}*"):  # a killed batch's; no other can be writing here
+                shutil.rmtree(stale)
+            for stale in out.glob(f"{WRITING}*"):
+                stale.unlink(missing_ok=True)
+            batch = _Batch(out, sha256, origin, run.resolve(), input_digests(sources), ledger.read(out / LEDGER))
+            jobs = batch.plan()
+            for shelf in out.glob(f"{SHELF}*"):  # of inputs that nobody asks for any more
+                if shelf.name.removeprefix(SHELF) not in {job.folder for job in jobs}:
+                    shutil.rmtree(shelf)
         reused = frozenset(batch.rows)
-        for outcome in engines.map(function, jobs, workers=min(workers, max(1, len(jobs))), engine=engine):
-            row = batch.row(outcome)
-            if outcome.problem and outcome.problem.kind == "no space":  # the others would fare no better
-                raise DiskFull(outcome.problem.message)
-            if row.state == "refused" and len(sources) == 1 and lone:
-                raise BadInput(row.reason)
-            with disk_full_is_clear(out / LEDGER):
-                ledger.append(out / LEDGER, row)
-            batch.rows[row.input] = row
-            if progress is not None:
-                progress(row, len(batch.rows), len(sources))
+        with steps("predict"):
+            for outcome in engines.map(function, jobs, workers=min(workers, max(1, len(jobs))), engine=engine):
+                row = batch.row(outcome)
+                if outcome.problem and outcome.problem.kind == "no space":  # the others would fare no better
+                    raise DiskFull(outcome.problem.message)
+                if row.state == "refused" and len(sources) == 1 and lone:
+                    raise BadInput(row.reason)
+                with disk_full_is_clear(out / LEDGER):
+                    ledger.append(out / LEDGER, row)
+                batch.rows[row.input] = row
+                if progress is not None:
+                    progress(row, len(batch.rows), len(sources))
         rows = tuple(batch.rows[s] for s in sources)
-        found = batch_drift(run, [out / row.folder for row in rows if row.state == "done"])
-        if found is not None:
-            write_json(out / REPORT, found)
+        with steps("drift"):
+            found = batch_drift(run, [out / row.folder for row in rows if row.state == "done"])
+            if found is not None:
+                write_json(out / REPORT, found)
         if address is not None:
-            push(out, address)
-    return Summary(out, rows, reused, found)
+            with steps("upload"):
+                push(out, address)
+    return Summary(out, rows, reused, found, tuple(used))

@@ -281,6 +281,7 @@ def view(run: Run) -> dict[str, Any]:
         "preset_paper": (run.model.get("preset") or {}).get("paper", ""),
         "options": {k: v for k, v in run.config.items() if k not in reserved},
         "cost": _cost(run),
+        "usage": run.metrics.get("usage") or [],
         "parameters": cost.get("parameters"),
         "train_time": duration(cost.get("train_seconds")),
         "commands": commands(run),

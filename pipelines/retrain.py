@@ -19,6 +19,8 @@ from .alerts import keep
 from .config import RunConfig
 from .promotion import Terms, judge
 from .store import Lock
+from .train import Share
+from .usage import Usage, as_rows, measured
 
 DECISIONS = "decisions.jsonl"
 
@@ -85,13 +87,14 @@ def retrain(
     terms: Terms | None = None,
     accept_data: bool = False,
     quiet: bool = False,
+    share: Share | None = None,
 ) -> dict[str, Any]:
     """Train ``config`` as a challenger, and let it become champion if it shows that it is better.
 
     source: data to judge both on; default the challenger's own. accept_data: train although the data differ from the
-    champion's in schema or range (see :mod:`.checks`). Returns run, champion before and after, the reason,
-    and whether the training and the decision were found. Raises BadInput where the data fail their checks, and what
-    training raises.
+    champion's in schema or range (see :mod:`.checks`). share: see :func:`.train.train`. Returns run, champion before
+    and after, the reason, whether the training and the decision were found, and what each step took. Raises BadInput
+    where the data fail their checks, and what training raises.
     """
     from .checks import held_to
     from .registry import CHAMPION, champion_of, model_name, record, resolve
@@ -99,16 +102,20 @@ def retrain(
 
     terms = Terms() if terms is None else terms
     present = champion_of(model_name(config.task), root)
+    used: list[Usage] = []
     try:
-        checks = checked(config)
-        held = {} if present is None or accept_data else held_to(present, config)
+        with measured("check", used):
+            checks = checked(config)
+            held = {} if present is None or accept_data else held_to(present, config)
     except BadInput as error:
         if present is not None:  # somebody relies on this model: a night without a challenger should be seen
             keep(root, {"task": config.task, "run": present.name, "why": str(error)})
         raise
     before = {path.parent for path in root.glob(f"{model_name(config.task)}/*/metrics.json") if finished(path.parent)}
-    challenger = train(config, root, quiet=quiet)
-    answer = record(challenger, root)
+    with measured("train", used):
+        challenger = train(config, root, quiet=quiet, share=share)
+    with measured("register", used):
+        answer = record(challenger, root)
     champion = resolve(f"{answer['model']}@{CHAMPION}", root)
     result = {
         "task": config.task,
@@ -121,8 +128,10 @@ def retrain(
     }
     if champion.name == challenger.name:
         reason = "it is the champion already" if result["reused_run"] else "the first version of its model"
-        return {**result, "champion": champion.name, "promoted": False, "reason": reason, "reused_decision": False}
-    found = settle(champion.resolve(), challenger.resolve(), root, source, terms)
+        same = {"champion": champion.name, "promoted": False, "reason": reason, "reused_decision": False}
+        return {**result, **same, "usage": as_rows(used)}
+    with measured("judge", used):
+        found = settle(champion.resolve(), challenger.resolve(), root, source, terms)
     return {
         **result,
         "champion": challenger.name if found["promote"] else champion.name,
@@ -131,4 +140,5 @@ def retrain(
         "reason": found["reason"],
         "reused_decision": found["reused"],
         "judgement": found,
+        "usage": as_rows(used),
     }

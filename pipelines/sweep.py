@@ -15,7 +15,8 @@ from shared_backbones.errors import BadRequest
 from .config import RunConfig, parse_set, read_yaml, resolve
 from .search import proposals
 from .store import write_json
-from .train import finished, train
+from .train import Share, finished, train
+from .usage import Usage, as_rows, measured
 
 MOST = 200  # trainings in one sweep
 
@@ -68,6 +69,7 @@ def sweep(
     sets: Sequence[str] = (),
     seed: int | None = None,
     quiet: bool = False,
+    share: Share | None = None,
 ) -> dict[str, Any]:
     """Train every point of the grid ``options``, or ``trials`` points that a search proposes over ``search``, and name
     the best by validation; finished points are found, and counted as reused.
@@ -94,13 +96,20 @@ def sweep(
         path.parent.name for path in root.glob(f"{task.replace('/', '-')}/*/metrics.json") if finished(path.parent)
     }
     rows: list[dict[str, Any]] = []
+    used: list[Usage] = []
     tried = []
+
+    def whole(part: float) -> None:
+        if share is not None:
+            share((len(rows) + part) / (len(points) or trials))
+
     with suppress(StopIteration):
         point = next(proposed)
         while True:
             request = asked(point)
             tried.append(request.to_dict())
-            run = train(request, root, quiet=quiet)
+            with measured(f"trial {len(rows) + 1}", used):
+                run = train(request, root, quiet=quiet, share=whole)
             loss = validation_loss(run)
             rows.append({"options": point, "run": run.name, "val_loss": loss, "reused": run.name in there})
             point = proposed.send(loss)
@@ -118,4 +127,5 @@ def sweep(
         "chosen_by": "validation loss",
     }
     write_json(root / "sweeps" / f"{key}.json", json.loads(json.dumps(result).replace("Infinity", "null")))
-    return {**result, "reused": reused, "said": said, "directory": str(root / task.replace("/", "-") / best["run"])}
+    place = root / task.replace("/", "-") / best["run"]
+    return {**result, "reused": reused, "said": said, "directory": str(place), "usage": as_rows(used)}

@@ -96,7 +96,7 @@ def _parameters(folder: Path) -> dict[str, str]:
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Every score with its interval, of the model and of baselines, and the cost, as MLflow names them."""
+    """Every score with its interval, of model and baselines, the cost, and what steps took, under names MLflow takes."""
     found: dict[str, float] = {}
     for name, raw in metrics["metrics"].items():
         for key, suffix in (("value", ""), ("low", ".low"), ("high", ".high")):
@@ -104,6 +104,8 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     for baseline, values in (metrics.get("baselines") or {}).items():
         found |= {f"baseline.{baseline}.{name}": value for name, value in values.items()}
     found |= {f"cost.{name}": value for name, value in (metrics.get("cost") or {}).items()}
+    for row in metrics.get("usage") or ():
+        found |= {f"usage.{row['step']}.{name}": value for name, value in row.items()}
     numbers = {k: float(v) for k, v in found.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
     return {re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)[:250]: value for name, value in numbers.items()}
 

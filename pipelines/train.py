@@ -15,14 +15,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 STAGING = ".staging-"
 CHECKPOINT = "checkpoints/last.pt"  # in the staging directory; of sharded training the index beside it, last.json
 ERRORS = "cambium_error"
+PROGRESS = "cambium_progress"  # the other thing that the training process says on its stdout
+Share = Callable[[float], None]  # is told which share of the training is done, 0 to 1
 
 
 class TrainingError(RuntimeError):
@@ -31,11 +33,6 @@ class TrainingError(RuntimeError):
 
 class TrainerKilledError(TrainingError):
     """The training process was ended from outside (a signal, out of memory): trying again may help."""
-
-
-def _say(quiet: bool, text: str) -> None:
-    if not quiet:
-        print(text, file=sys.stderr, flush=True)
 
 
 def check_devices(settings: Any) -> None:
@@ -82,14 +79,16 @@ def begun(staging: Path) -> bool:
     return any((staging / CHECKPOINT).with_suffix(suffix).is_file() for suffix in (".pt", ".json"))
 
 
-def train(config: Any, out: Path = Path("runs"), *, quiet: bool = False) -> Path:
+def train(config: Any, out: Path = Path("runs"), *, quiet: bool = False, share: Share | None = None) -> Path:
     """The finished run directory ``out/<domain>-<task>/<run id>`` of a :class:`pipelines.config.RunConfig`.
 
-    The same request finds its finished run; while another process trains it, this one waits. Raises BadInput and
+    The same request finds its finished run; while another process trains it, this one waits. ``share`` is told about
+    once a second how much of the training is done. Raises BadInput and
     BadRequest before anything is written where the request or the data are at fault, TrainingError where training
     failed or was killed: then the same request resumes it.
     """
     from .config import build_preset
+    from .events import tell
     from .ingest import ingest
     from .runs import run_key
     from .store import Lock, sweep_leftovers
@@ -109,18 +108,19 @@ def train(config: Any, out: Path = Path("runs"), *, quiet: bool = False) -> Path
     sweep_leftovers(out, final.parent)
 
     def waiting(owner: dict[str, Any]) -> None:
-        _say(quiet, f"run {run} is being trained by process {owner['pid']} on {owner['host']}; waiting for it")
+        said = f"run {run} is being trained by process {owner['pid']} on {owner['host']}; waiting for it"
+        tell("waiting", said, quiet=quiet, run=run)
 
     if finished(final):
-        _say(quiet, f"run {run} is finished already: {final}")
+        tell("found", f"run {run} is finished already: {final}", quiet=quiet, run=run)
     else:
         fresh = [folder for folder in (final.parent, out) if not folder.exists()]
         try:
             with Lock(final.parent / f".lock-{run}").held(waiting):
                 if finished(final):
-                    _say(quiet, f"run {run} was finished meanwhile: {final}")
+                    tell("found", f"run {run} was finished meanwhile: {final}", quiet=quiet, run=run)
                 else:
-                    _train(config, final, quiet)
+                    _train(config, final, quiet, share)
         except BaseException:
             for folder in fresh:  # only what this request made, and only when nothing is in it
                 with suppress(OSError):
@@ -143,19 +143,20 @@ def _follow(config: Any, final: Path) -> Path:
     return final
 
 
-def _train(config: Any, final: Path, quiet: bool) -> None:
+def _train(config: Any, final: Path, quiet: bool, share: Share | None) -> None:
     """Train in the staging directory, under the run's lock, and move it into place."""
     from shared_backbones.errors import CambiumError
 
     from .config import to_yaml
+    from .events import tell
     from .store import move_folder, write_text
 
     staging = final.with_name(STAGING + final.name)
     if begun(staging):
-        _say(quiet, f"resuming the unfinished run {final.name}")
+        tell("resuming", f"resuming the unfinished run {final.name}", quiet=quiet, run=final.name)
     try:
         write_text(staging / "config.yaml", to_yaml(config))
-        _launch(config.train, staging, quiet)
+        _launch(config.train, staging, quiet, share)
     except CambiumError:
         if not begun(staging):  # nothing is left of a request that could not be met
             shutil.rmtree(staging, ignore_errors=True)
@@ -165,8 +166,23 @@ def _train(config: Any, final: Path, quiet: bool) -> None:
     move_folder(staging, final)
 
 
-def _launch(settings: Any, staging: Path, quiet: bool) -> None:
-    """Run the training process to its end. Its progress goes to our stderr, its verdict comes back on its stdout."""
+def _heard(said: IO[str], share: Share | None) -> list[str]:
+    """What the training process said on its stdout, without its progress, which ``share`` is told as it comes."""
+    rest = []
+    for line in said:
+        with suppress(ValueError, KeyError, TypeError):
+            done = float(json.loads(line)[PROGRESS])
+            if share is not None:
+                share(done)
+            continue
+        rest.append(line)
+    return rest
+
+
+def _launch(settings: Any, staging: Path, quiet: bool, share: Share | None = None) -> None:
+    """Run the training process to its end. What it shows goes to our stderr, its verdict comes back on its stdout."""
+    from .events import tell
+
     command = [sys.executable, "-m", "pipelines.train", str(staging), *(["--quiet"] if quiet else [])]
     environment = os.environ | {
         "MPLBACKEND": "Agg",
@@ -178,19 +194,21 @@ def _launch(settings: Any, staging: Path, quiet: bool) -> None:
         environment["OMP_NUM_THREADS"] = str(threads)
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
-            verdict, _ = process.communicate()
+            assert process.stdout is not None
+            verdict = _heard(process.stdout, share)
+            process.wait()
         except BaseException:  # Ctrl-C, or a flow that was cancelled
             process.terminate()
-            _say(quiet, "stopped; the same command goes on from the last checkpoint")
+            tell("stopped", "stopped; the same command goes on from the last checkpoint", quiet=quiet)
             raise
     if process.returncode:
         _raise(process.returncode, verdict, staging)
 
 
-def _raise(code: int, verdict: str, staging: Path) -> NoReturn:
+def _raise(code: int, verdict: Sequence[str], staging: Path) -> NoReturn:
     from shared_backbones.errors import BadInput, BadRequest
 
-    for line in verdict.splitlines():
+    for line in verdict:
         with suppress(ValueError):
             kind, message = json.loads(line)[ERRORS]
             raise {"BadInput": BadInput, "BadRequest": BadRequest}.get(kind, TrainingError)(message)
@@ -204,6 +222,7 @@ def add_ablation(config: Any, final: Path, out: Path, quiet: bool) -> None:
 
     The ablation is a run of its own, found again like any other.
     """
+    from .events import tell
     from .report import write_report
     from .store import write_json
 
@@ -212,7 +231,7 @@ def add_ablation(config: Any, final: Path, out: Path, quiet: bool) -> None:
         return
     plain = config.train.model_copy(update={"ablation": False})
     bare = config.model_copy(update={"train": plain, "model": {**config.model, "mixer": "identity"}})
-    _say(quiet, "the ablation: the same preset without mixing")
+    tell("ablation", "the ablation: the same preset without mixing", quiet=quiet, run=final.name)
     other = json.loads((train(bare, out, quiet=quiet) / "metrics.json").read_bytes())
     metrics["ablation"] = {"mixer": "identity", **{key: other[key] for key in ("run", "metrics", "cost")}}
     write_json(final / "metrics.json", metrics)
@@ -258,13 +277,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(staging: Path, quiet: bool, verdict: int) -> int:
     from shared_backbones.errors import BadInput, BadRequest
 
+    def say(values: dict[str, Any]) -> None:
+        os.write(verdict, (json.dumps(values) + "\n").encode())
+
     def tell(kind: str, error: BaseException) -> None:
-        os.write(verdict, (json.dumps({ERRORS: [kind, str(error)]}) + "\n").encode())
+        say({ERRORS: [kind, str(error)]})
 
     try:
         from .trainer.child import run
 
-        run(staging, quiet)
+        run(staging, quiet, lambda done: say({PROGRESS: round(done, 4)}))
     except KeyboardInterrupt:
         return 130
     except (BadInput, BadRequest) as error:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..events import json_lines, tell
 from ..wording import plain, short, words
 
 if TYPE_CHECKING:
@@ -104,14 +105,29 @@ def checked(console: Console, result: Mapping[str, Any]) -> None:
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Callable[[Row, int, int], None]]:
-    """A line per input on stderr: done, or why not."""
+    """Inputs as they are done: a bar on a terminal, else a line each; problems always; events where asked for."""
+    if quiet or json_lines() or not sys.stderr.isatty():
+        yield lambda row, finished, total: _told(row, finished, total, quiet)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def tick(row: Row, finished: int, total: int) -> None:
-        if not quiet or row.state != "done":
-            why = f": {row.reason}" if row.reason else ""
-            print(f"[{finished}/{total}] {row.state} {row.input}{why}", file=sys.stderr, flush=True)
+    columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
 
-    yield tick
+        def tick(row: Row, finished: int, total: int) -> None:
+            bar.update(task, completed=finished, total=total)
+            if row.state != "done":
+                bar.console.print(f"{row.state} {row.input}: {row.reason}", markup=False, highlight=False)
+
+        yield tick
+
+
+def _told(row: Row, finished: int, total: int, quiet: bool) -> None:
+    why = f": {row.reason}" if row.reason else ""
+    facts = {"state": row.state, "input": row.input, "reason": row.reason, "seconds": row.seconds, "run": row.run}
+    text = f"[{finished}/{total}] {row.state} {row.input}{why}"
+    tell("input", text, quiet=quiet and row.state == "done", finished=finished, total=total, **facts)
 
 
 def batch(console: Console, summary: Summary) -> None:

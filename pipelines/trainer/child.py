@@ -24,9 +24,10 @@ from ..ingest import ingest
 from ..runs import Trained, code_version, save_model
 from ..store import atomic_path, finite, write_json, write_text
 from ..train import CHECKPOINT, STAGING, begun
+from ..usage import Usage, as_rows, measured
 from . import loop, plan, start
 from .checkpoint import Position
-from .display import shown
+from .display import Share, shown
 from .spread import make_fabric
 
 log = logging.getLogger("cambium.train")
@@ -103,41 +104,58 @@ def _training(position: Position, train: TrainConfig) -> dict[str, Any]:
     }
 
 
-def finish(staging: Path, trained: Trained, data: Any, split: Split, position: Position, settings: Any) -> None:
-    """Calibrate, score, picture and write everything but the checkpoint; may be done again from the start."""
-    config, task, model = trained.config, trained.task, trained.model.eval()
+def _scored(trained: Trained, data: Any, split: Split) -> tuple[Mapping[str, Evidence], dict[str, Any]]:
+    """Calibrate; what there is to score, and the content of ``metrics.json``."""
+    config, task, model = trained.config, trained.task, trained.model
     plan.seed_all(config.seed, 4)
     task.calibrate(model, data, split, trained.fitted)
     scored: Mapping[str, Evidence] = evidences(trained, data, split, seed=config.seed)
-    log.info("scored the test part: %d independent units", len(scored["model"].units))
+    log.info("scored the test part: %d independent units", len(scored["model"].units), extra={"event": "scored"})
     begun_with = trained.meta.get("start")
     audits = [*task.audit(data, split), POISON]
     audits += [] if begun_with is None else [start.audit(begun_with, data.manifest, split)]
-    metrics = score(trained, data, split, scored=scored, audits=audits)
+    return scored, score(trained, data, split, scored=scored, audits=audits)
+
+
+def finish(
+    staging: Path, trained: Trained, data: Any, split: Split, position: Position, settings: Any, used: list[Usage]
+) -> None:
+    """Calibrate, score, picture and write everything but the checkpoint; may be done again from the start."""
+    config, task, model = trained.config, trained.task, trained.model.eval()
+    run = trained.meta["run"]
+    with measured("score", used, run=run):
+        scored, metrics = _scored(trained, data, split)
+    begun_with = trained.meta.get("start")
     metrics["cost"]["train_seconds"] = position.seconds
     metrics["training"] = finite(_training(position, config.train)) | ({"start": begun_with} if begun_with else {})
     metrics["runtime"] = settings
     facts = {"data_sha256": data.manifest.sha256, "split": split.digest, "train_seconds": position.seconds}
     facts |= {"code": code_version(config.task), **({"start": begun_with} if begun_with else {})}
-    save_model(staging, config, trained.preset, trained.fitted, model, run=trained.meta["run"], **facts)
+    save_model(staging, config, trained.preset, trained.fitted, model, run=run, **facts)
     write_json(staging / "data.json", finite({**data.manifest.to_json(), "split": split.to_json()}))
     write_json(staging / "history.json", finite(position.history))
-    plan.seed_all(config.seed, 6)
-    keep_reference(staging, task, model, reference_items(task, data, split, trained.fitted), config.train.batch_size)
-    plan.seed_all(config.seed, 5)
-    with torch.no_grad():
-        figures = task.figures(model, data, split, trained.fitted, scored)
-        heard = getattr(task, "sounds", None)  # an optional method of a task: title -> a short WAV file
-        sounds = heard(model, data, split, trained.fitted, scored) if heard else {}
-    save_figures(staging / "figures", figures, sounds)
+    with measured("picture", used, run=run):
+        plan.seed_all(config.seed, 6)
+        reference = reference_items(task, data, split, trained.fitted)
+        keep_reference(staging, task, model, reference, config.train.batch_size)
+        plan.seed_all(config.seed, 5)
+        with torch.no_grad():
+            figures = task.figures(model, data, split, trained.fitted, scored)
+            heard = getattr(task, "sounds", None)  # an optional method of a task: title -> a short WAV file
+            sounds = heard(model, data, split, trained.fitted, scored) if heard else {}
+        save_figures(staging / "figures", figures, sounds)
+    metrics["usage"] = as_rows(used)
     write_json(staging / "metrics.json", metrics)
     from ..report import write_report
 
     write_report(staging)
 
 
-def run(staging: Path, quiet: bool) -> None:
-    """Train what the staging directory asks for, from where it stands, and leave the finished run in it."""
+def run(staging: Path, quiet: bool, share: Share | None = None) -> None:
+    """Train what the staging directory asks for, from where it stands, and leave the finished run in it.
+
+    ``share`` is told now and then which share of the training is done.
+    """
     config = from_yaml((staging / REQUEST).read_text(), str(staging / REQUEST))
     settings = runtime.configure(config.train.threads, config.train.precision)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -149,20 +167,24 @@ def run(staging: Path, quiet: bool) -> None:
     for leftover in staging.rglob(".writing-*") if fabric.is_global_zero else ():
         leftover.unlink(missing_ok=True)  # of a process that was killed while writing
     log_file = staging / "log.txt" if fabric.is_global_zero else None
-    with shown(log_file, config.train.epochs, quiet) as tick:
+    name = staging.name.removeprefix(STAGING)
+    with shown(log_file, config.train.epochs, quiet, share, run=name) as tick:
         _run(staging, config, fabric, settings, tick)
 
 
 def _run(staging: Path, config: RunConfig, fabric: Fabric, settings: dict[str, Any], tick: loop.Tick) -> None:
-    resuming = begun(staging)
-    task, data, split = ingest(config)
-    log.info("%s on %s: %s", task.name, data.manifest.source, split.protocol)
-    fitted = fit_statistics(task, data, split, audit=not resuming)
-    preset = build_preset(config)
-    plan.seed_all(config.seed)
-    model = task.build(fitted, preset)
-    spent = 0.0 if resuming else initialise(task, model, data, split)
-    begun_with = start.take(model, config.train)
+    resuming, name = begun(staging), staging.name.removeprefix(STAGING)
+    used: list[Usage] = []
+    who: dict[str, Any] = {"run": name} | ({"rank": fabric.global_rank} if fabric.world_size > 1 else {})
+    with measured("prepare", used, **who):
+        task, data, split = ingest(config)
+        log.info("%s on %s: %s", task.name, data.manifest.source, split.protocol, extra={"event": "data"})
+        fitted = fit_statistics(task, data, split, audit=not resuming)
+        preset = build_preset(config)
+        plan.seed_all(config.seed)
+        model = task.build(fitted, preset)
+        spent = 0.0 if resuming else initialise(task, model, data, split)
+        begun_with = start.take(model, config.train)
     job = loop.Job(
         task=task,
         train_items=task.items(data, split, fitted, "train"),
@@ -174,14 +196,14 @@ def _run(staging: Path, config: RunConfig, fabric: Fabric, settings: dict[str, A
         tick=tick,
         spent=spent,
     )
-    position = loop.fit(job, model)
+    with measured("train", used, **who):
+        position = loop.fit(job, model)
     if config.train.recompute or config.train.strategy == "fsdp":  # a module as others know it, with the same weights
         model = task.build(fitted, preset).to(fabric.device)
         model.load_state_dict(position.best)
     if fabric.world_size > 1:
         torch.distributed.destroy_process_group()  # the first device scores alone; the others are done
     if fabric.global_rank == 0:
-        name = staging.name.removeprefix(STAGING)
         trained = Trained(staging, config, task, preset, fitted, model, {"run": name, "start": begun_with})
         write_text(staging / REQUEST, to_yaml(config))
-        finish(staging, trained, data, split, position, settings)
+        finish(staging, trained, data, split, position, settings, used)

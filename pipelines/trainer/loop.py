@@ -176,7 +176,8 @@ def _end_of_epoch(job: Job, objective: Objective, position: Position) -> None:
     position.finished = position.epoch >= job.train.epochs or (patience is not None and position.stale >= patience)
     position.step, position.loss_sum, position.loss_weight = 0, 0.0, 0.0
     shown = "untrained" if row["train_loss"] is None else f"train {row['train_loss']:.5g}"
-    log.info("epoch %d/%d  %s  val %.5g%s", position.epoch, job.train.epochs, shown, loss, "  best" if better else "")
+    text = f"epoch {position.epoch}/{job.train.epochs}  {shown}  val {loss:.5g}{'  best' if better else ''}"
+    log.info("%s", text, extra={"event": "epoch", "fields": row})
 
 
 def _epoch(
@@ -226,7 +227,7 @@ def fit(job: Job, model: nn.Module) -> Position:
     if found is not None and trains:
         job.spread.restore_optimizer(model, optimizer, found[2])
         at = f"epoch {position.epoch + 1}, step {position.step} of {job.steps}"
-        log.info("resumed at %s", "the end of training" if position.finished else at)
+        log.info("resumed at %s", "the end of training" if position.finished else at, extra={"event": "resumed"})
     clock = _Clock(position.seconds)
 
     def keep() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import shutil
@@ -266,4 +267,15 @@ def test_a_real_task_end_to_end(tmp_path: Path, root: Path) -> None:
     rows = {row["method"]: row for row in shown["-table"]}
     assert rows["this model"]["mse"] == metrics["metrics"]["mse"]["value"]
     assert rows["repeat_last"]["mse"] == metrics["baselines"]["repeat_last"]["mse"]
+    address = artifacts("picture-")[result["run"]]
+    first = json.loads((run / "figures" / "figures.json").read_text())[0]["file"]
+    assert base64.b64decode(address.removeprefix("data:image/png;base64,")) == (run / "figures" / first).read_bytes()
+    steps = {row["step"]: row for row in artifacts("usage-")[result["run"]]}
+    assert (
+        list(steps) == ["ingest", "fit", "register", "evaluate", "report"] == [row["step"] for row in result["usage"]]
+    )
+    assert steps["fit"]["CPU, s"] > 1, "the training process counts"
+    assert steps["fit"]["peak memory, MB"] > 200
+    assert artifacts("progress-train-timeseries-forecast")[""] == 100
+    assert [row["step"] for row in metrics["usage"]] == ["prepare", "train", "score", "picture"]
     assert any(result["run"] in text for text in stored(root)), "the result is kept below the flow's home"

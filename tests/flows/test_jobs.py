@@ -96,13 +96,20 @@ def test_a_retrain_says_what_it_found(
     def retrain(config: Any, root: Path, **options: Any) -> dict[str, Any]:
         asked.append((config.task, config.seed, root, options))
         found = len(asked) > 1
-        return {"challenger": "b" * 12, "promoted": True, "reason": "as the test wants",
+        options["share"](0.5)
+        usage = [{"step": "train", "wall_s": 2.0, "cpu_s": 1.5, "peak_rss_mb": 300.0, "gpu_mb": None}]
+        return {"challenger": "b" * 12, "directory": str(root / "run"), "usage": usage,
+                "promoted": True, "reason": "as the test wants",
                 "reused_run": found, "reused_decision": found}  # fmt: skip
 
     monkeypatch.setattr("pipelines.retrain.retrain", retrain)
     for said in ("trained; promoted: as", "found, not trained again; promoted, decided before: as"):
         load_flow("retrain")(task=toy, preset=PRESET, seed=4, out=str(tmp_path), margin=0.25)
         assert said in artifacts("retrain-toy-rows")[""]
+    assert artifacts("progress-retrain-toy-rows") == {"": 100.0}
+    (row,) = artifacts("usage-retrain-toy-rows")[""]
+    assert (row["step"], row["wall, s"], row["GPU memory, MB"]) == ("train", 2.0, None)
+    assert not [key for key in artifacts("picture-") if key == "b" * 12], "a run without pictures"
     task, seed, root, options = asked[0]
     assert (task, seed, root, options["terms"].margin) == (toy, 4, tmp_path, 0.25)
 

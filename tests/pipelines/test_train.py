@@ -47,6 +47,7 @@ def result(run: Path) -> dict[str, Any]:
     history = [
         {k: v for k, v in row.items() if k != "seconds"} for row in json.loads((run / "history.json").read_bytes())
     ]
+    metrics.pop("usage")
     timed = {"train_seconds", "items_per_second", "peak_memory_mb"}  # batch_memory_mb is counted
     metrics["cost"] = {k: v for k, v in metrics["cost"].items() if k not in timed}
     return {"metrics": metrics, "history": history}
