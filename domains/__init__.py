@@ -81,6 +81,12 @@ def _detect_in_scene() -> type[Any]:
     return Detect
 
 
+def _pretrain_scene() -> type[Any]:
+    from .hyperspectral.pretraining.task import Pretrain
+
+    return Pretrain
+
+
 def _graph_link() -> type[Any]:
     from .graph.link import Link
 
@@ -189,6 +195,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {  # by domain, the one to begin wit
     "hyperspectral/denoise": _denoise,
     "hyperspectral/superres": _superres,
     "hyperspectral/detect": _detect_in_scene,
+    "hyperspectral/pretrain": _pretrain_scene,
     "graph/node": _graph_node,
     "graph/graph": _graph_graph,
     "graph/link": _graph_link,

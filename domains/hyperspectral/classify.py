@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from torch import Tensor, nn
-
-from shared_backbones.errors import BadInput
 
 from ..calibration import fitted_temperature
 from ..task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
-from .bands import Bands, in_ranges, picked
+from .bands import Bands
 from .baselines import classical, sample
 from .config import ClassifyOptions
 from .linear import start_linear
@@ -25,6 +23,7 @@ from .samples import Tiles
 from .scoring import METRIC_FACTS, Tally, scores, softmax
 from .source import SceneData, load, spectra
 from .splits import audit_split, make_split, near, unit_of
+from .statistics import used_bands
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,37 +70,17 @@ class Classify:
         """Used bands, their means and deviations over training pixels, and the schema of the scene."""
         at = split.parts["train"]
         values, seen = spectra(data, at)
-        chosen = in_ranges(data.scene.bands, self.config.ranges_nm) & picked(data.scene.bands, self.config.only)
-        if self.config.drop_bad:
-            chosen &= np.array(data.scene.bands.good)
-        mean, std = _moments(values, seen)
-        alive = chosen & np.isfinite(mean) & (std > 0)
-        if not alive.any():
-            raise BadInput(
-                f"{data.scene.where}: none of its {len(alive)} bands can be used: {int((~chosen).sum())} are left out "
-                "(bad, or out of ranges_nm), the rest hold no data or one value only at the training pixels"
-            )
-        dead = np.flatnonzero(chosen & ~alive)
-        if len(dead) and self.config.dead_bands == "refuse":
-            empty = [int(b) + 1 for b in dead if not np.isfinite(mean[b])]
-            flat = [int(b) + 1 for b in dead if np.isfinite(mean[b])]
-            said = [f"band {some} {what}" for some, what in ((empty, "without data"), (flat, "of one value")) if some]
-            raise BadInput(
-                f"{data.scene.where}: {' and '.join(said)} at all training pixels. Flag them as bad in the file (bbl), "
-                "choose others with ranges_nm, or leave them out with --set dead_bands=drop"
-            )
-        used = [int(b) for b in np.flatnonzero(alive)]
+        found = used_bands(data.scene, self.config, values, seen)
         label = data.index.ravel()[at]
         counts = np.bincount(label, minlength=len(data.class_ids))
         weight = counts.sum() / (len(counts) * np.maximum(counts, 1)) if self.config.balanced else np.ones(len(counts))
-        bands = data.scene.bands
         return {
-            "bands": bands.to_json(),
-            "used": used,
-            "nm": [float(bands.wavelength_nm[b]) for b in used] if bands.wavelength_nm else [],
-            "dead_bands": [int(b) for b in dead],
-            "mean": [float(m) for m in mean[used]],
-            "std": [float(s) for s in std[used]],
+            "bands": data.scene.bands.to_json(),
+            "used": found.index,
+            "nm": found.nm,
+            "dead_bands": found.dead,
+            "mean": found.mean,
+            "std": found.std,
             "class_ids": list(data.class_ids),
             "class_names": list(data.class_names),
             "class_pixels": [int(c) for c in counts],
@@ -124,13 +103,14 @@ class Classify:
 
     def items(self, data: SceneData, split: Split, fitted: Fitted, part: Part) -> Tiles:
         c, train = self.config, part == "train"
-        return self._tiles(data, split, fitted, part, c.augment and train, c.light if train else 0.0)
+        if not train:
+            return self._tiles(data, split, fitted, part)
+        varied = {"augment": c.augment, "light": c.light, "sample_bands": c.sample_bands}
+        return self._tiles(data, split, fitted, part, **varied)
 
-    def _tiles(
-        self, data: SceneData, split: Split, fitted: Fitted, part: Part, augment: bool = False, light: float = 0.0
-    ) -> Tiles:
+    def _tiles(self, data: SceneData, split: Split, fitted: Fitted, part: Part, **varied: Any) -> Tiles:
         c = self.config
-        return Tiles(data, split.parts[part], fitted["used"], c.tile, c.patch_radius, augment=augment, light=light)
+        return Tiles(data, split.parts[part], fitted["used"], c.tile, c.patch_radius, **varied)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Cross-entropy over the part's pixels, weighted by class where ``balanced``."""
@@ -198,16 +178,6 @@ def _fewer(data: SceneData, split: Split, part: Part) -> Split:
     at = split.parts[part]
     kept = at[sample(data.index.ravel()[at].astype(np.int64), LINEAR_PIXELS)]
     return replace(split, parts={**split.parts, part: kept})
-
-
-def _moments(values: Float32[np.ndarray, "n b"], seen: Any) -> tuple[Any, Any]:
-    """Mean and deviation of each band over the pixels where it was measured; NaN where it never was."""
-    count = seen.sum(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        x = np.where(seen, values.astype(np.float64), 0.0)
-        mean = x.sum(0) / count
-        var = (np.where(seen, (values - mean) ** 2, 0.0)).sum(0) / count
-    return mean, np.sqrt(var)
 
 
 __all__ = ["Bands", "Classify", "ClassifyOptions"]

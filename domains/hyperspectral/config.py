@@ -21,7 +21,9 @@ class SplitOptions(BaseModel):
     block: int = Field(24, ge=1, description="side of a block in pixels")
     buffer: int | None = Field(None, ge=0, description="pixels kept free between parts; default: the patch radius")
     fractions: tuple[float, float, float] = Field((0.5, 0.2, 0.3), description="train, validation, test")
-    per_class: int | None = Field(None, ge=2, description="training pixels per class (by=pixels only)")
+    per_class: int | None = Field(
+        None, ge=2, description="at most so many training pixels per class, half as many for validation"
+    )
     allow_leak: bool = Field(
         False, description="permit the random pixel split, whose test patches hold training pixels"
     )
@@ -61,6 +63,9 @@ class ClassifyOptions(TaskConfig):
     balanced: bool = Field(False, description="weight classes in the loss by the inverse of their size")
     augment: bool = Field(True, description="flip and turn training tiles")
     light: float = Field(0.1, ge=0, description="brighten and darken training tiles by about this share")
+    sample_bands: bool = Field(
+        False, description="train on random subsets of the bands, another for each batch, to bear missing ones"
+    )
     tile: int = Field(32, ge=1, description="side of a training tile without its halo, in pixels")
     predict_tile: int = Field(0, ge=0, description="side of a prediction tile; 0: chosen by how the file is stored")
     output: Output = Field("geotiff", description="of predictions: GeoTIFF with overviews, or cloud-optimised")

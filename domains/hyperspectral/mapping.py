@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,10 +19,11 @@ from ..tiling import Slices
 from .bands import Bands, difference
 from .config import ClassifyOptions
 from .data import RasterWriter, Scene, crs_name
-from .model import SceneClassifier
+from .model import SceneClassifier, SceneFeatures
 from .source import find
 from .windows import same_unit, stream_scene
 
+Model = TypeVar("Model", bound=SceneFeatures)
 GIVES = 3  # what a window gives per pixel: class position, confidence, entropy
 CONFIDENCE_NODATA = -1.0
 CHOSEN_COLOURS = (
@@ -50,7 +51,7 @@ def map_scene(
     seams to blend. Returns facts. Raises BadInput for a scene on other bands, wavelengths or units than the model's.
     """
     scene = find(source, options, labelled=False).scene
-    model, used, note = _matched(model, fitted, scene, options)
+    model, used, note = matched(model, fitted, scene, options)
     same_unit(fitted, scene, used)
     model.eval()
     name = Path(source).stem if source != "simulated" else source
@@ -132,9 +133,7 @@ def answer(model: SceneClassifier, cube: Float[Tensor, "b rows cols"]) -> Float[
     return out.masked_fill(~seen.any(0), -1.0)
 
 
-def _matched(
-    model: SceneClassifier, fitted: Fitted, scene: Scene, options: ClassifyOptions
-) -> tuple[SceneClassifier, list[int], str]:
+def matched(model: Model, fitted: Fitted, scene: Scene, options: ClassifyOptions) -> tuple[Model, list[int], str]:
     """The model for this scene's bands, the bands that it reads, and a note where it was resampled."""
     trained = Bands.from_json(fitted["bands"])
     other = difference(trained, scene.bands)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from shared_backbones.stems import SpectrumStem
 
 from .reach import measured_reach
 
-STEMS = ("pixels", "spectrum")
+Model = TypeVar("Model", bound="SceneFeatures")
+STEMS = ("pixels", "spectrum", "volume")
 MODEL_OPTIONS = {"spatial", "skip", "dropout"}
 PIXELS_AT_ONCE = 4096  # spectra that a spectral backbone takes in one piece when no gradient is kept
 
@@ -103,6 +104,39 @@ class SpectralBackbone(nn.Module):
         return y.sum(1) / layout.counts(y)[:, 0]
 
 
+class VolumeBackbone(nn.Module):
+    """A window's moments become tokens of a volume, (wavelengths, rows, columns), mixed jointly and averaged per pixel.
+
+    The 3-D tokens of "SpectralGPT: Spectral Foundation Model" (Hong et al. 2024), here one for every pixel and
+    wavelength, so that each pixel has an answer that does not depend on where the window begins.
+    """
+
+    def __init__(self, stem: SpectrumStem, backbone: Backbone) -> None:
+        super().__init__()
+        self.stem, self.backbone = stem, backbone
+
+    def mix(self, x: Float[Tensor, "B J N d"], real: Bool[Tensor, "B J N"], axes: tuple[int, int]) -> Tensor:
+        """Tokens of a volume -> the mean over each pixel's real ones, (B, N, d)."""
+        mask = None if bool(real.all()) else real.flatten(1)
+        y, layout = self.backbone(x.flatten(1, 2), Layout((x.shape[1], *axes), mask=mask))
+        y = layout.clean(y).unflatten(1, (x.shape[1], x.shape[2]))
+        return y.sum(1) / real.sum(1).clamp_min(1)[..., None].to(y.dtype)
+
+    def forward(
+        self, moments: Float[Tensor, "n J M"], real: Bool[Tensor, "n J"], valid: Bool[Tensor, "B rows cols"]
+    ) -> Float[Tensor, "n d"]:
+        """Features of the valid pixels, in row-major order."""
+        b, rows, cols = valid.shape
+        flat, (j, _) = valid.flatten(), moments.shape[1:]
+        tokens = self.stem.embed(moments) + self.stem.place
+        x = tokens.new_zeros(len(flat), j, tokens.shape[-1])
+        x[flat] = tokens
+        there = real.new_zeros(len(flat), j)
+        there[flat] = real
+        x, there = (t.unflatten(0, (b, rows * cols)).transpose(1, 2) for t in (x, there))
+        return self.mix(x, there, (rows, cols)).flatten(0, 1)[flat]
+
+
 def _rows(options: Sequence[Mapping[str, Any]]) -> tuple[LayerSpec, ...]:
     layers: list[LayerSpec] = []
     for row in options:
@@ -173,11 +207,14 @@ class SceneFeatures(nn.Module):
         self._stem_options = {"dim": 1, **preset.stem_options}
         self.moments = Moments(stem, nm, mean, std)
         spatial = _rows(preset.model.get("spatial", ()))
+        if spatial and preset.stem != "spectrum":
+            raise BadRequest("model.spatial is for presets with the stem 'spectrum'; here the stages are spatial")
         if preset.stem == "pixels":
-            if spatial:
-                raise BadRequest("model.spatial is for presets with the stem 'spectrum'; here the stages are spatial")
             self.spectral: nn.Module = PixelStem(*self.tokens, spec.stages[0].dim)
             self.spatial: Backbone | None = _on_lattice(spec)
+        elif preset.stem == "volume":
+            self.spectral = VolumeBackbone(stem, _on_lattice(spec, rank=3))
+            self.spatial = None
         else:
             backbone = Backbone(spec, SpectrumStem.tokens)
             self.spectral = SpectralBackbone(stem, backbone)
@@ -185,11 +222,15 @@ class SceneFeatures(nn.Module):
             self.spatial = _on_lattice(BackboneSpec((shape,), spec.layer_scale)) if spatial else None
         self.width = spec.stages[-1].dim
         self.spatial_reach = 0 if self.spatial is None else _reach(self.spatial, patch_radius)
+        if isinstance(self.spectral, VolumeBackbone):
+            self.spatial_reach = _volume_reach(self.spectral, self.tokens[0], patch_radius)
 
     def features(
         self, moments: Float[Tensor, "n J M"], real: Bool[Tensor, "n J"], valid: Bool[Tensor, "B rows cols"]
     ) -> Float[Tensor, "n d"]:
         """Features of the valid pixels (n of them, in row-major order), mixed with their neighbours'."""
+        if isinstance(self.spectral, VolumeBackbone):
+            return self.spectral(moments, real, valid)
         features, flat = self.spectral(moments, real), valid.flatten()
         if self.spatial is None:
             return features
@@ -199,6 +240,12 @@ class SceneFeatures(nn.Module):
         mask = None if bool(flat.all()) else flat.reshape(b, -1)
         mixed, _ = self.spatial(lattice.reshape(b, rows * cols, -1), Layout((rows, cols), mask=mask))
         return mixed.flatten(0, 1)[flat]
+
+    def on_bands(self: Model, nm: Sequence[float]) -> Model:
+        """The same model for scenes on other wavelengths (nm): statistics interpolated, the stem's map made anew."""
+        other = copy.deepcopy(self)
+        other._place_on(nm)
+        return other
 
     def _place_on(self, nm: Sequence[float]) -> None:
         """Other wavelengths (nm): statistics interpolated, the stem's map made anew."""
@@ -275,17 +322,11 @@ class SceneClassifier(SceneFeatures):
             logits = logits + self.skip.average(linear.reshape(b, rows, cols, -1).movedim(-1, 1), valid)
         return logits / self.temperature
 
-    def on_bands(self, nm: Sequence[float]) -> SceneClassifier:
-        """The same model for scenes on other wavelengths (nm): statistics interpolated, the stem's map made anew."""
-        other = copy.deepcopy(self)
-        other._place_on(nm)
-        return other
 
-
-def _on_lattice(spec: BackboneSpec) -> Backbone:
+def _on_lattice(spec: BackboneSpec, rank: int = 2) -> Backbone:
     if any(stage.stride > 1 for stage in spec.stages):
         raise BadRequest("a scene classifier answers for every pixel: stages of stride 1 only")
-    return Backbone(spec, Tokens(rank=2))
+    return Backbone(spec, Tokens(rank=rank))
 
 
 def _reach(spatial: Backbone, limit: int) -> int:
@@ -297,3 +338,16 @@ def _reach(spatial: Backbone, limit: int) -> int:
         return y.mT.unflatten(2, axes)
 
     return measured_reach(mix, spatial.dim_in, limit)
+
+
+def _volume_reach(volume: VolumeBackbone, count: int, limit: int) -> int:
+    probe = copy.deepcopy(volume).double().eval()
+    width = volume.stem.embed.out_features
+
+    def mix(x: Float[Tensor, "1 C rows cols"]) -> Float[Tensor, "1 K rows cols"]:
+        axes = (x.shape[2], x.shape[3])
+        tokens = x.reshape(1, count, width, -1).transpose(2, 3)
+        y = probe.mix(tokens, torch.ones(tokens.shape[:3], dtype=torch.bool), axes)
+        return y.mT.unflatten(2, axes)
+
+    return measured_reach(mix, count * width, limit)

@@ -49,8 +49,9 @@ class Tiles:
         *,
         augment: bool = False,
         light: float = 0.0,
+        sample_bands: bool = False,
     ) -> None:
-        self.data, self.bands = data, np.array(bands)
+        self.data, self.bands, self.sample_bands = data, np.array(bands), sample_bands
         self.tile, self.halo, self.augment, self.light = tile, halo, augment, light
         rows, cols = np.divmod(at, data.index.shape[1])
         self.corners = np.unique(np.stack([rows // tile, cols // tile], 1), axis=0) * tile
@@ -90,7 +91,9 @@ class Tiles:
         return target
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Tiles by number; ``augment`` turns and flips them, ``light`` brightens them, by torch's random state."""
+        """Tiles by number; ``augment`` turns and flips them, ``light`` brightens them, ``sample_bands`` shows some of
+        the bands, the same for the batch: all by torch's random state.
+        """
         cubes, masks, targets = [], [], []
         for i in indices:
             cube, seen = self._read(int(i))
@@ -103,7 +106,10 @@ class Tiles:
             cubes.append(cube)
             masks.append(seen)
             targets.append(target)
-        return {"cube": torch.stack(cubes), "seen": torch.stack(masks), "target": torch.stack(targets)}
+        seen = torch.stack(masks)
+        if self.sample_bands:
+            seen = seen & band_sample(seen.shape[1])[:, None, None]
+        return {"cube": torch.stack(cubes), "seen": seen, "target": torch.stack(targets)}
 
     def place(self, i: int) -> Int64[Tensor, "S S"]:
         """The flat index (row * columns + column) of each pixel of a tile that is not augmented."""
@@ -116,6 +122,15 @@ class Tiles:
         for i in range(len(self)):
             batch = self.batch([i])
             yield batch, self.place(i)[batch["target"][0] >= 0].numpy()
+
+
+def band_sample(count: int) -> Bool[Tensor, "b"]:
+    """True for the bands to show: how many is drawn from 1 to ``count``, then which.
+
+    The channel sampling of "Channel Vision Transformers" (Bao et al. 2024), by torch's random state.
+    """
+    kept = int(torch.randint(1, count + 1, ()))
+    return torch.rand(count).argsort().argsort() < kept
 
 
 def _turned(x: Tensor, turns: int, flip: bool) -> Tensor:

@@ -36,8 +36,6 @@ def make_split(data: SceneData, options: SplitOptions, radius: int) -> Split:
     if by == "pixels":
         refuse_leak(options.allow_leak)
         return _random_pixels(data, options)
-    if options.per_class is not None:
-        raise BadRequest("split.per_class needs split.by=pixels")
     buffer = radius if options.buffer is None else options.buffer
     if buffer < radius and not options.allow_leak:
         raise BadRequest(
@@ -102,7 +100,24 @@ def _dealt(data: SceneData, options: SplitOptions, by: str, buffer: int) -> Spli
     if best is None:
         raise _too_few(data, by, options, buffer, lacking, most_units)
     _, parts, units = best
-    return _result(data, by, options, buffer, {p: np.sort(at[parts[p]]) for p in PARTS}, units)
+    dealt: Parts = {p: np.sort(at[parts[p]]) for p in PARTS}
+    if options.per_class is not None:
+        dealt |= {p: _thinned(data, dealt[p], options, n) for p, n in zip(PARTS[:2], _few(options), strict=True)}
+    return _result(data, by, options, buffer, dealt, units)
+
+
+def _few(options: SplitOptions) -> tuple[int, int]:
+    """Training and validation pixels per class, where they are few."""
+    assert options.per_class is not None
+    return options.per_class, max(1, options.per_class // 2)
+
+
+def _thinned(data: SceneData, at: Int64[np.ndarray, "n"], options: SplitOptions, most: int) -> Int64[np.ndarray, "m"]:
+    """At most so many pixels of each class, drawn anywhere in the part."""
+    rng = np.random.default_rng([options.seed, most])
+    label = data.index.ravel()[at]
+    kept = [rng.permutation(at[label == c])[:most] for c in range(len(data.class_ids))]
+    return np.sort(np.concatenate(kept))
 
 
 def _count(units: Units, classes: int) -> Int64[np.ndarray, "units classes"]:
@@ -182,7 +197,7 @@ def _random_pixels(data: SceneData, options: SplitOptions) -> Split:
         if options.per_class is None:
             train, val = (round(f * len(mine)) for f in options.fractions[:2])
         else:
-            train, val = options.per_class, max(1, options.per_class // 2)
+            train, val = _few(options)
         if train < 1 or val < 1 or train + val >= len(mine):
             raise BadInput(
                 f"class {number} ({data.class_names[c]}) has {len(mine)} labelled px, too few for {train} in train "
@@ -197,9 +212,10 @@ def _random_pixels(data: SceneData, options: SplitOptions) -> Split:
 
 def _result(data: SceneData, by: str, options: SplitOptions, buffer: int, parts: Parts, units: Units) -> Split:
     shares = "/".join(f"{100 * f:g}" for f in options.fractions)
+    few = "" if options.per_class is None else f", at most {options.per_class} per class for training"
     how = {
-        "blocks": f"blocks of {options.block} px, buffer {buffer} px, {shares}",
-        "polygons": f"whole polygons, buffer {buffer} px, {shares}",
+        "blocks": f"blocks of {options.block} px, buffer {buffer} px, {shares}{few}",
+        "polygons": f"whole polygons, buffer {buffer} px, {shares}{few}",
         "pixels": "random pixels (leaks), "
         + (shares if options.per_class is None else f"{options.per_class} per class for training"),
     }[by]
@@ -217,7 +233,7 @@ def _result(data: SceneData, by: str, options: SplitOptions, buffer: int, parts:
         "offset": list(units.offset),
         "buffer": buffer,
         "classes": classes,
-        "left_out_by_buffer": len(units.at) - sum(len(a) for a in parts.values()),
+        "left_out_by_buffer" if few == "" else "left_out": len(units.at) - sum(len(a) for a in parts.values()),
         "units": {p: len(np.unique(units.unit[np.isin(units.at, a)])) for p, a in parts.items()},
     }
     absent = [str(i) for i in data.class_ids if classes["val"][str(i)] == 0]

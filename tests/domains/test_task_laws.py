@@ -51,6 +51,13 @@ SMALL: dict[str, dict[str, Any]] = {  # the laws do not depend on size; the test
     "hyperspectral/denoise": {"simulated": {"rows": 40, "cols": 40, "bands": 12}, "block": 10, "components": 6},
     "hyperspectral/detect": {"simulated": {"rows": 40, "cols": 40, "bands": 12}, "block": 10, "near": 3},
     "hyperspectral/superres": {"simulated": {"rows": 40, "cols": 40, "bands": 12}, "block": 10, "components": 6},
+    "hyperspectral/pretrain": {
+        "simulated": {"rows": 64, "cols": 64, "bands": 24, "pixels_per_field": 60},
+        "split": {"block": 12},
+        "tile": 16,
+        "patch_radius": 4,
+        "decoder_dim": 16,
+    },
     "synthetic/recall": {"strings": 40, "length": 24, "pairs": 3, "vocab": 16},
     "synthetic/listops": {"strings": 40, "length": 24},
     "synthetic/patterns": {"strings": 40, "pattern": "causal_cross"},
