@@ -153,6 +153,12 @@ def _audio_recognise() -> type[Any]:
     return Recognise
 
 
+def _audio_pretrain() -> type[Any]:
+    from .audio.pretrain import Pretrain
+
+    return Pretrain
+
+
 def _medical_classify() -> type[Any]:
     from .medical.classify import Classify
 
@@ -205,6 +211,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {  # by domain, the one to begin wit
     "audio/classify": _audio_classify,
     "audio/recognise": _audio_recognise,
     "audio/separate": _audio_separate,
+    "audio/pretrain": _audio_pretrain,
     "medical/classify": _medical_classify,
     "medical/segment": _medical_segment,
     "medical/signal": _medical_signal,

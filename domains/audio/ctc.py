@@ -119,7 +119,7 @@ def aligned(log_p: Float[np.ndarray, "N K"], labels: Sequence[int]) -> list[tupl
     path = np.zeros(len(log_p), int)
     for n in range(len(log_p) - 1, -1, -1):
         path[n] = at
-        at -= came[n, at]
+        at -= int(came[n, at])  # not as int8, which a long path leaves
     return [(int(n[0]), int(n[-1]) + 1) for n in (np.flatnonzero(path == 2 * u + 1) for u in range(len(labels)))]
 
 

@@ -104,22 +104,27 @@ class FrontEnd(nn.Module):
         return self.options.coefficients if self.options.kind == "mfcc" else self.options.mels
 
     def levelled(self, wave: Float[Tensor, "B T"], real: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """Every clip at root mean square ``LEVEL``; one without sound stays."""
-        power = (wave * wave).sum(1) / real.sum(1).clamp_min(1)
+        """Every clip at root mean square ``LEVEL`` over its ``real`` samples; one without sound stays."""
+        power = (wave * wave).masked_fill(~real, 0.0).sum(1) / real.sum(1).clamp_min(1)
         return wave * torch.where(power > 1e-12, LEVEL / power.clamp_min(1e-12).sqrt(), 1.0)[:, None]
 
     def forward(
-        self, wave: Float[Tensor, "B T"], length: Int[Tensor, "B"], hop: int | None = None
+        self,
+        wave: Float[Tensor, "B T"],
+        length: Int[Tensor, "B"],
+        hop: int | None = None,
+        heard: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B N F"], Bool[Tensor, "B N"]]:
         """Samples of -1 .. 1 and how many of each clip are its own -> frames, and which are real.
 
-        ``hop``: another distance of frames in samples, which is another tempo.
+        ``hop``: another distance of frames in samples, which is another tempo. ``heard``: the samples that the level of
+        a clip is taken from, all of its own where none are named.
         """
         hop = self.hop if hop is None else hop
         real = torch.arange(wave.shape[1], device=wave.device) < length[:, None]
         wave = wave.masked_fill(~real, 0.0)
         if self.options.level == "rms":
-            wave = self.levelled(wave, real)
+            wave = self.levelled(wave, real if heard is None else real & heard)
         spectrum = torch.stft(
             wave, self.fft, hop, self.width, self.window, center=True, pad_mode="constant", return_complex=True
         )

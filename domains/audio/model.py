@@ -54,6 +54,14 @@ def net_options(given: Mapping[str, Any]) -> NetOptions:
     return options
 
 
+def strides_of(preset: Preset) -> list[int]:
+    """By how much each step of a preset thins out time; a decoder climbs back up the last stages."""
+    rows = [*preset.model.get("image", ()), *preset.model.get("layers", ())]
+    spec = preset.backbone
+    stages = spec.stages[: len(spec.stages) - len(spec.decoder)]
+    return [s for s in [*(int(r.get("stride", 1)) for r in rows), *(stage.stride for stage in stages)] if s > 1]
+
+
 def _merges(rows: Sequence[Mapping[str, Any]], width: int, dim: int, rank: int) -> nn.ModuleList:
     """Convolutions in turn; the last one's width is ``dim`` where it says none."""
     found = nn.ModuleList()
@@ -128,14 +136,17 @@ class AudioNet(nn.Module):
         self.register_buffer("temperature", torch.ones(()))
 
     def frames(
-        self, wave: Float[Tensor, "B T"], length: Int[Tensor, "B"]
+        self, wave: Float[Tensor, "B T"], length: Int[Tensor, "B"], heard: Bool[Tensor, "B T"] | None = None
     ) -> tuple[Float[Tensor, "B N F"], Bool[Tensor, "B N"]]:
-        """Normalised frames; while training at a tempo drawn for the batch, and with spans left out."""
+        """Normalised frames; while training at a tempo drawn for the batch, and with spans left out.
+
+        ``heard``: the samples that levels are taken from, see :class:`FrontEnd`.
+        """
         hop, change = None, self.augment.tempo
         if self.training and change:
             hop = max(1, round(self.front_end.hop * (1 + change * float(2 * torch.rand(()) - 1))))
         with torch.autocast(wave.device.type, enabled=False):  # powers of quiet sounds are below what bf16 tells apart
-            x, mask = self.front_end(wave.float(), length, hop)
+            x, mask = self.front_end(wave.float(), length, hop, heard)
             if self.training and self.colours:
                 x = coloured(x, self.colours)
             x = (x - self.mean) / self.std

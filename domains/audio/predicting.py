@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from shared_backbones.errors import BadInput
 
 from ..task import Fitted, Sink
 from .clips import QUIET
-from .config import ClassifyOptions
+from .config import ClassifyOptions, SourceOptions
 from .data import AudioFile, chunks, open_audio, read_mono
 from .items import collate
 from .manifests import MANIFESTS, Entry
 from .model import AudioClassifier
+from .pretrain_config import PretrainOptions
 from .simulate import RATE, simulated
 from .source import DATASETS, SIMULATED, found_entries
 
@@ -60,18 +61,27 @@ def predict_source(
 def _rows(options: ClassifyOptions, model: AudioClassifier, fitted: Fitted, source: str) -> Iterator[Row]:
     rate = int(fitted["rate"])
     if source == SIMULATED:
-        for entry, _, wave in simulated(options.simulated):
-            if rate != RATE:
-                raise BadInput(f"{SIMULATED}: at {RATE} samples per second, and the model takes {rate}")
-            yield from scored_windows(model, fitted, str(entry.path), iter([(0, wave)]))
+        for name, wave in simulated_pieces(options.simulated, rate):
+            yield from scored_windows(model, fitted, name, iter([(0, wave)]))
         return
-    if source in DATASETS or Path(source).is_dir() or source.lower().endswith(MANIFESTS):
-        entries = found_entries(source, options)[0]
-    else:
-        entries = [Entry(Path(source), source)]
-    for entry in entries:
-        pieces = _pieces(options, entry, rate)
+    for entry in entries_to_hear(source, options):
+        pieces = pieces_of(options, entry, rate)
         yield from scored_windows(model, fitted, str(entry.path), heard(entry.where, pieces), entry.start)
+
+
+def simulated_pieces(given: Mapping[str, int], rate: int) -> Iterator[tuple[str, Any]]:
+    """(name, samples) of every made clip. Raises BadInput for a model of another rate."""
+    if rate != RATE:
+        raise BadInput(f"{SIMULATED}: at {RATE} samples per second, and the model takes {rate}")
+    for entry, _, wave in simulated(given):
+        yield str(entry.path), wave
+
+
+def entries_to_hear(source: str, options: SourceOptions) -> list[Entry]:
+    """What a data set's name, a folder, a manifest or one file stands for. Raises BadInput."""
+    if source in DATASETS or Path(source).is_dir() or source.lower().endswith(MANIFESTS):
+        return found_entries(source, options)[0]
+    return [Entry(Path(source), source)]
 
 
 def usable(file: AudioFile, rate: int) -> AudioFile:
@@ -94,7 +104,8 @@ def spanned(entry: Entry, rate: int) -> tuple[AudioFile, float]:
     return replace(file, begin=file.begin + first, length=last - first), end - entry.start
 
 
-def _pieces(options: ClassifyOptions, entry: Entry, rate: int) -> Iterator[tuple[int, Any]]:
+def pieces_of(options: ClassifyOptions | PretrainOptions, entry: Entry, rate: int) -> Iterator[tuple[int, Any]]:
+    """(first sample, samples) of an entry: windows where it is longer than ``whole_s``. Raises BadInput."""
     part, seconds = spanned(entry, rate)
     if seconds <= options.whole_s:
         return iter([(0, read_mono(part, rate, options.channel))])

@@ -17,7 +17,7 @@ from shared_backbones.presets import Preset
 
 from ..task import Fitted
 from .config import AudioOptions
-from .model import AudioNet
+from .model import AudioNet, strides_of
 from .recognise_items import alphabet_of
 
 
@@ -29,14 +29,6 @@ class SpeechOptions(BaseModel):
     image: tuple[dict[str, Any], ...] = Field((), description="convolutions over time and frequency, see ImageStem")
     layers: tuple[dict[str, Any], ...] = Field((), description="convolutions over time, after those")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the tokens before the head")
-
-
-def strides_of(preset: Preset) -> list[int]:
-    """By how much each step of a preset thins out time; a decoder climbs back up the last stages."""
-    rows = [*preset.model.get("image", ()), *preset.model.get("layers", ())]
-    spec = preset.backbone
-    stages = spec.stages[: len(spec.stages) - len(spec.decoder)]
-    return [s for s in [*(int(r.get("stride", 1)) for r in rows), *(stage.stride for stage in stages)] if s > 1]
 
 
 class AudioRecogniser(AudioNet):

@@ -28,13 +28,13 @@ def found_entries(source: str, options: SourceOptions) -> tuple[list[Entry], str
     return entries_of(Path(source), options.name_pattern), "not stated"
 
 
-def open_clips(source: str, options: SourceOptions, needs: str = "label") -> Clips:
-    """Checked clips to train on, of which every one has what ``needs`` names. Raises BadInput."""
+def open_clips(source: str, options: SourceOptions, needs: str | None = "label") -> Clips:
+    """Checked clips to train on, of which every one has what ``needs`` names, if anything. Raises BadInput."""
     if source == SIMULATED:
         read = [Read(*row) for row in simulated(options.simulated)]
         return clips_of(read, RATE, source, "simulated, free of rights")
     entries, licence = found_entries(source, options)
-    missing = [e for e in entries if not (e.label if needs == "label" else e.text)]
+    missing = [e for e in entries if needs and not (e.label if needs == "label" else e.text)]
     if missing:
         raise BadInput(
             f"{missing[0].where}: no {needs}, as {len(missing)} of {len(entries)} clips of {source}. Give it in a "

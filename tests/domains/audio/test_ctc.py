@@ -172,3 +172,11 @@ def test_errors_are_counted_by_kind() -> None:
     found = error_counts("one two three", "one too three four")
     assert (found["replaced"], found["left_out"], found["added"]) == (1, 0, 1)
     assert error_counts("one two", "")["left_out"] == 2
+
+
+def test_a_long_alignment_is_found() -> None:
+    """More states than a byte counts."""
+    labels = [1 + u % 2 for u in range(150)]
+    log_p = np.full((300, 3), -9.0)
+    log_p[np.arange(300), np.repeat(labels, 2)] = 0.0
+    assert aligned(log_p, labels) == [(2 * u, 2 * u + 2) for u in range(150)]
