@@ -154,7 +154,9 @@ class Portable:
     """A model as a function of plain tensors, for use without Cambium.
 
     ``module(*example)`` gives a tensor or a tuple of them. The first dimension of every input is the batch, and
-    ``example`` holds two items. ``free``: input -> further dimensions that may have another size.
+    ``example`` holds two items. ``free``: input -> further dimensions that may have another size; ``other``: inputs of
+    such another size, on which what is written is checked too. ``about``: what a caller does before and after, as JSON.
+    ``files``: name -> text written beside the model, as a reference runner.
     """
 
     module: nn.Module
@@ -162,6 +164,9 @@ class Portable:
     inputs: Mapping[str, str]  # name, in order -> what it is: shape, unit, what stands for missing
     outputs: Mapping[str, str]
     free: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    other: tuple[Tensor, ...] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -187,17 +187,8 @@ class Classify:
         return predict_source(self, model, fitted, source, sink)
 
     def portable(self, model: nn.Module, fitted: Fitted) -> Portable:
-        """Canvases -> calibrated probabilities; a caller brings images to the canvas as ``canvas.on_canvas`` does."""
-        from .classify_predicting import Diagnosis
+        """Images of any size -> calibrated probabilities and what is called."""
+        from .classify_portable import portable
 
         assert isinstance(model, ImageClassifier)
-        side, channels = int(fitted["side"]), int(fitted["channels"])
-        return Portable(
-            Diagnosis(model),
-            (torch.rand(2, channels, side, side),),
-            {
-                "image": f"(batch, {channels}, {side}, {side}) within 0 .. 1: dark margins cut, the longer side "
-                f"resized to {side} with anti-aliasing, centred, zeros beside the shorter one"
-            },
-            {"probability": f"(batch, {len(fitted['labels'])}): {', '.join(fitted['labels'])}"},
-        )
+        return portable(model, fitted, self.config)

@@ -1,4 +1,4 @@
-"""Temperatures and operating points, fitted on validation."""
+"""Temperatures, rising curves and operating points, fitted on validation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from ..calibration import fitted_temperature
 from .classify_model import ImageClassifier
 from .classify_scoring import operating_points
+from .isotonic import fitted_curves
 
 
 def fitted_temperatures(
@@ -31,10 +32,13 @@ def fitted_temperatures(
 def calibrate(
     model: ImageClassifier, logits: Float[Tensor, "n L"], target: Float[Tensor, "n L"], specificity: float
 ) -> None:
-    """Sets the temperature and the thresholds of a model from its outputs on validation."""
+    """Sets a model's temperature, its curves where it has some, and its thresholds, from its outputs on validation."""
     device = model.temperature.device
     with torch.no_grad():
         model.temperature.copy_(fitted_temperatures(logits, target, model.exclusive).to(device))
+        if model.curves is not None:
+            p = model.tempered(logits.to(device)).cpu()
+            model.curves.copy_(fitted_curves(p, target, model.exclusive).to(device))
         p = model.probabilities(logits.to(device)).cpu().numpy()
         points = operating_points(p, target.double().numpy().astype(np.float64), specificity)
         model.threshold.copy_(torch.from_numpy(points).float().to(device))

@@ -109,6 +109,9 @@ class ClassifyOptions(ImageOptions):
     specificity: float = Field(
         0.9, gt=0, lt=1, description="at which sensitivity is stated; its threshold is set on validation"
     )
+    calibration: Literal["temperature", "isotonic"] = Field(
+        "temperature", description="fitted on validation; isotonic: a rising curve per label on top of the temperature"
+    )
     views: int = Field(1, ge=1, le=64, description="test-time augmentation: mean over so many views of each image")
     cnn_epochs: int = Field(30, ge=0, description="epochs of the ResNet-18 among the baselines; 0 leaves it out")
     cnn_width: int = Field(64, ge=4, description="channels of its first stage; 64 is the published one")

@@ -57,7 +57,7 @@ def ranking_curves(scored: Mapping[str, Evidence]) -> Figure:
 
 
 def reliability(evidence: Evidence) -> Figure:
-    """Share that is true against the probability stated, before and after the temperature; cases per bin below."""
+    """Share that is true against the probability stated, before and after calibration; cases per bin below."""
     table = table_of(evidence)[_scored_labels(evidence) or slice(None)]
     known = ~np.isnan(table[:, :, 0])
     truth = table[:, :, 0][known]

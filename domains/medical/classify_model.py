@@ -25,6 +25,7 @@ from shared_backbones.presets import Preset
 from ..task import Fitted
 from .canvas import letterbox
 from .classify_config import ClassifyOptions
+from .isotonic import curved, identity
 from .scales import ScaleStem
 
 IMAGE_STEMS: dict[str, type[nn.Module]] = {**{n: STEMS[n] for n in sorted(LATTICE_STEMS)}, "scales": ScaleStem}
@@ -90,11 +91,12 @@ class ImageClassifier(nn.Module):
     """Images -> logits of the labels.
 
     temperature: one for all classes, or one per label; threshold: probability from which on a label is called, at the
-    specificity asked for. Both are set on validation.
+    specificity asked for; curves: of isotonic calibration, where that is asked for. All are set on validation.
     """
 
     temperature: Tensor
     threshold: Tensor
+    curves: Tensor | None
     weight: Tensor | None
 
     def __init__(self, fitted: Fitted, preset: Preset, options: ClassifyOptions) -> None:
@@ -113,6 +115,7 @@ class ImageClassifier(nn.Module):
         self.head = ClassHead(self.backbone.dim, labels, pool=asked.pool, hidden=asked.hidden, norm=asked.norm)
         self.register_buffer("temperature", torch.ones(1 if fitted["exclusive"] else labels))
         self.register_buffer("threshold", torch.full((labels,), 0.5))
+        self.register_buffer("curves", identity(labels) if options.calibration == "isotonic" else None)
         self.exclusive = bool(fitted["exclusive"])
         self.register_buffer("weight", balancing(fitted) if options.balance else None, persistent=False)
 
@@ -123,5 +126,10 @@ class ImageClassifier(nn.Module):
 
     def probabilities(self, logits: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """Calibrated: a softmax where labels exclude each other, else a sigmoid each."""
+        p = self.tempered(logits)
+        return p if self.curves is None else curved(p, self.curves, self.exclusive)
+
+    def tempered(self, logits: Float[Tensor, "B L"]) -> Float[Tensor, "B L"]:
+        """By the temperature alone."""
         z = logits.double() / self.temperature.double()
         return z.softmax(1) if self.exclusive else z.sigmoid()

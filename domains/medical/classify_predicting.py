@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
 
 from ..task import Fitted, Sink
 from .augment import views
@@ -31,18 +30,6 @@ if TYPE_CHECKING:
 AT_ONCE = 32
 Row = dict[str, Any]
 Shown = tuple[str, Any]  # name, pixels (H, W, C)
-
-
-class Diagnosis(nn.Module):
-    """Images -> calibrated probabilities."""
-
-    def __init__(self, model: ImageClassifier) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B L"]:
-        z = self.model(image) / self.model.temperature
-        return z.softmax(1) if self.model.exclusive else z.sigmoid()
 
 
 def predict_source(task: Classify, model: ImageClassifier, fitted: Fitted, source: str, sink: Sink) -> dict[str, Any]:
