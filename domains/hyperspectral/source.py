@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from shared_backbones.errors import BadInput, BadRequest, unknown
 from ..public import locate, sha256_of
 from ..task import Manifest
 from .config import ClassifyOptions
-from .data import ArrayScene, Cube, Labels, Scene, Seen, crs_name, open_scene, read_labels
+from .data import ArrayScene, Cube, Labels, Member, Scene, Seen, crs_name, members, mosaic, open_scene, read_labels
 from .datasets import SCENES
 from .simulate import CLASS_NAMES, simulate
 
@@ -35,6 +35,8 @@ class SceneData:
     class_ids: tuple[int, ...]
     class_names: tuple[str, ...]
     manifest: Manifest
+    given: Int32[np.ndarray, "rows cols"] | None = None  # 0 train, 1 validation, 2 test, where the data say so
+    unit_name: str = "polygons"  # what ``polygons`` are, in the plural
     absurd: Int64[np.ndarray, "n"] | None = None  # flat indices of pixels whose spectra are replaced (see poison)
 
     def read(self, rows: slice, cols: slice) -> tuple[Cube, Seen]:
@@ -139,26 +141,120 @@ def _public(name: str) -> Found:
 
 def load(source: str, options: ClassifyOptions) -> SceneData:
     """Validated data of a source. Raises BadInput where it cannot be used to train a classifier."""
+    if is_tiled(source):
+        return load_tiles(Path(source), options)
     found = find(source, options, labelled=True)
     scene, labels = found.scene, found.labels
     assert labels is not None
+    _placed(scene)
+    index, class_ids, class_names = _classes(source, labels.ids, {**found.names, **options.class_names}, options)
+    manifest = Manifest(source, _content(found), found.licence, _facts(found, labels, index, class_ids, class_names))
+    return SceneData(scene, index, labels.polygons, tuple(int(c) for c in class_ids), class_names, manifest)
+
+
+def _placed(scene: Scene) -> None:
     if scene.bands.wavelength_nm is None:
         raise BadInput(
             f"{scene.where}: states no wavelengths, and the models here place every band in the spectrum. Write them "
             f'into {Path(scene.where).stem}.json beside it as {{"wavelength": [...]}}, or give --set '
             "wavelengths=400-2500 for evenly spaced bands (nm)"
         )
-    class_ids = np.unique(labels.ids[labels.ids >= 0])
+
+
+def _classes(source: str, ids: Any, names: Mapping[int, str], options: ClassifyOptions) -> tuple[Any, Any, Any]:
+    """Positions of classes (-1 unlabelled), the class ids and their names."""
+    class_ids = np.unique(ids[ids >= 0])
     if len(class_ids) < 2:
         raise BadInput(
             f"{source}: labels hold one class only ({int(class_ids[0])}); at least two are needed. "
             f"Ids that count as unlabelled: {list(options.unlabelled)} (change with --set unlabelled=[])"
         )
-    index = np.where(labels.ids >= 0, np.searchsorted(class_ids, labels.ids), -1).astype(np.int32)
-    names = {**found.names, **options.class_names}
-    class_names = tuple(names.get(int(c), str(int(c))) for c in class_ids)
-    manifest = Manifest(source, _content(found), found.licence, _facts(found, labels, index, class_ids, class_names))
-    return SceneData(scene, index, labels.polygons, tuple(int(c) for c in class_ids), class_names, manifest)
+    index = np.where(ids >= 0, np.searchsorted(class_ids, ids), -1).astype(np.int32)
+    return index, class_ids, tuple(names.get(int(c), str(int(c))) for c in class_ids)
+
+
+IMAGES = {
+    "image": ("images", "image", "img", "cubes", "input"),
+    "label": ("labels", "label", "gt", "masks", "mask", "annotations"),
+}
+
+
+def is_tiled(source: str) -> bool:
+    """Whether a source is a folder of tiles or a list of them, and not one scene."""
+    path = Path(source)
+    return (path.is_dir() and path.suffix.lower() != ".zarr") or (path.suffix.lower() == ".csv" and path.is_file())
+
+
+def load_tiles(source: Path, options: ClassifyOptions) -> SceneData:
+    """Tiles with label tiles as one lattice, ``patch_radius`` rows apart. A scene's tiles are never divided, and a
+    tile without a named scene is one of its own. Raises BadInput.
+    """
+    found = members(source, IMAGES, ("image", "label"))
+    openers = [_opener(m.files["image"], options) for m in found]
+    whole = mosaic(str(source), openers, max(1, options.patch_radius))
+    _placed(whole)
+    pieces, names, notes = [], {}, []
+    for member, opener in zip(found, openers, strict=True):
+        labels = read_labels(
+            member.files["label"],
+            opener(),
+            attribute=options.label_attribute,
+            unlabelled=options.unlabelled,
+            variable=options.label_variable,
+            empty=True,
+        )
+        pieces.append(labels.ids)
+        names |= labels.names
+        notes += [n for n in labels.notes if n not in notes]
+    ids = whole.laid(pieces, -1)
+    if not (ids >= 0).any():
+        raise BadInput(f"{source}: no pixel of its {len(found)} tiles has a label")
+    index, class_ids, class_names = _classes(str(source), ids, {**names, **options.class_names}, options)
+    units, parts = grouped(source, found)
+    shown = Found(whole, None, {}, ())
+    facts = {**_facts(shown, Labels(ids), index, class_ids, class_names), "tiles": len(found), "notes": notes}
+    manifest = Manifest(str(source), digest_of(found), "not stated", facts)
+    return SceneData(
+        whole,
+        index,
+        whole.laid([np.full(t.shape, u) for t, u in zip(whole.tiles, units, strict=True)], -1),
+        tuple(int(c) for c in class_ids),
+        class_names,
+        manifest,
+        None
+        if parts is None
+        else whole.laid([np.full(t.shape, p) for t, p in zip(whole.tiles, parts, strict=True)], -1),
+        "scenes" if any(m.scene for m in found) else "tiles",
+    )
+
+
+def _opener(path: Path, options: ClassifyOptions) -> Callable[[], Scene]:
+    return lambda: open_scene(path, variable=options.variable, wavelengths=options.wavelengths)
+
+
+def grouped(source: Path, found: Sequence[Member]) -> tuple[list[int], list[int] | None]:
+    """The unit that each member belongs to (its scene, or itself), and its part where the data say so.
+
+    Raises BadInput where a scene would be divided.
+    """
+    keys = [m.scene or f"\0{m.name}" for m in found]
+    units = [sorted(set(keys)).index(k) for k in keys]
+    if found[0].part is None:
+        return units, None
+    of: dict[str, int] = {}
+    for key, m in zip(keys, found, strict=True):
+        if of.setdefault(key, int(m.part or 0)) != m.part:
+            raise BadInput(f"{source}: scene {m.scene} is in two parts (tile {m.name}); a scene is never divided")
+    return units, [int(m.part or 0) for m in found]
+
+
+def digest_of(found: Sequence[Member]) -> str:
+    """sha256 over all files with their roles, and the parts that are named."""
+    h = hashlib.sha256()
+    for m in found:
+        for role, path in sorted(m.files.items()):
+            h.update(f"{m.name}:{role}:{content_of(path)}:{m.part}:{m.scene}\n".encode())
+    return h.hexdigest()
 
 
 def content_of(path: Path) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from scipy.ndimage import distance_transform_cdt
 
 from shared_backbones.errors import BadInput, BadRequest
@@ -32,6 +32,8 @@ def make_split(data: SceneData, options: SplitOptions, radius: int) -> Split:
 
     Raises BadRequest for a leaking split without permission, BadInput for a class with too few blocks or polygons.
     """
+    if options.by is None and data.given is not None:
+        return _as_given(data, options, data.given)
     by = options.by or ("pixels" if options.allow_leak else "blocks" if data.polygons is None else "polygons")
     if by == "pixels":
         refuse_leak(options.allow_leak)
@@ -106,6 +108,23 @@ def _dealt(data: SceneData, options: SplitOptions, by: str, buffer: int) -> Spli
     return _result(data, by, options, buffer, dealt, units)
 
 
+def _as_given(data: SceneData, options: SplitOptions, given: Int32[np.ndarray, "rows cols"]) -> Split:
+    """The parts that the data name, whole tiles or scenes each."""
+    at, label = _labelled(data)
+    of = given.ravel()[at]
+    parts: Parts = {p: at[of == i] for i, p in enumerate(PARTS)}
+    for p, mine in parts.items():
+        if not len(mine):
+            raise BadInput(f"{data.scene.where}: its split names nothing for {p} that holds a label; name some")
+    absent = [i for c, i in enumerate(data.class_ids) if not (label[of == 0] == c).any()]
+    if absent:
+        raise BadInput(f"{data.scene.where}: its split has no training pixel of class {absent[0]}; name a tile with it")
+    if options.per_class is not None:
+        parts |= {p: _thinned(data, parts[p], options, n) for p, n in zip(PARTS[:2], _few(options), strict=True)}
+    unit = np.zeros(len(at), dtype=np.int64) if data.polygons is None else data.polygons.ravel()[at].astype(np.int64)
+    return _result(data, "given", options, 0, parts, Units(at, label, unit))
+
+
 def _few(options: SplitOptions) -> tuple[int, int]:
     """Training and validation pixels per class, where they are few."""
     assert options.per_class is not None
@@ -167,7 +186,7 @@ def distance_to(at: Int64[np.ndarray, "n"], shape: tuple[int, int]) -> Int64[np.
 
 
 def _too_few(data: SceneData, by: str, options: SplitOptions, buffer: int, lacking: Any, most_units: Any) -> BadInput:
-    what = f"blocks of {options.block} px" if by == "blocks" else "polygons"
+    what = f"blocks of {options.block} px" if by == "blocks" else data.unit_name
     if not lacking.any():
         return BadInput(
             f"no way of dealing {what} leaves pixels for validation behind a buffer of {buffer} px; "
@@ -179,7 +198,7 @@ def _too_few(data: SceneData, by: str, options: SplitOptions, buffer: int, lacki
     remedy = (
         f"use smaller blocks (--set split.block={max(2, options.block // 2)}), a smaller patch_radius and buffer"
         if by == "blocks"
-        else "draw more polygons of it"
+        else f"draw more {data.unit_name} of it"
     )
     return BadInput(
         f"class {number} ({name}, {pixels} px) cannot be split: it lies in at most {int(most_units[worst])} {what}, "
@@ -215,7 +234,8 @@ def _result(data: SceneData, by: str, options: SplitOptions, buffer: int, parts:
     few = "" if options.per_class is None else f", at most {options.per_class} per class for training"
     how = {
         "blocks": f"blocks of {options.block} px, buffer {buffer} px, {shares}{few}",
-        "polygons": f"whole polygons, buffer {buffer} px, {shares}{few}",
+        "polygons": f"whole {data.unit_name}, buffer {buffer} px, {shares}{few}",
+        "given": f"whole {data.unit_name}, dealt out by the data{few}",
         "pixels": "random pixels (leaks), "
         + (shares if options.per_class is None else f"{options.per_class} per class for training"),
     }[by]
@@ -244,7 +264,7 @@ def _result(data: SceneData, by: str, options: SplitOptions, buffer: int, parts:
 
 def unit_of(data: SceneData, split: Split, at: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
     """The spatial unit of each pixel: its polygon, or its block."""
-    if split.facts["by"] == "polygons" and data.polygons is not None:
+    if split.facts["by"] in ("polygons", "given") and data.polygons is not None:
         return data.polygons.ravel()[at].astype(np.int64)
     rows, cols = split.facts["offset"]
     return block_of(at, data.index.shape, split.facts["block"], (rows, cols)).astype(np.int64)

@@ -14,7 +14,9 @@ from shared_backbones.errors import BadInput
 from ..bands import Bands
 from .arrays import described, open_mat, open_npy, sidecar
 from .enmap import enmap_bands, enmap_metadata
+from .folders import Member, members
 from .labels import Labels, read_labels
+from .mosaic import Mosaic, mosaic
 from .raster import CACHE_MB, RasterScene, crs_name, envi_data, gdal
 from .scene import ArrayScene, CorruptBlock, Cube, Scene, Seen
 from .writer import Output, RasterWriter, copy_cube, cube_writer, finish_envi
@@ -132,6 +134,8 @@ __all__ = [
     "CorruptBlock",
     "Described",
     "Labels",
+    "Member",
+    "Mosaic",
     "Output",
     "RasterScene",
     "RasterWriter",
@@ -141,6 +145,8 @@ __all__ = [
     "cube_writer",
     "finish_envi",
     "gdal",
+    "members",
+    "mosaic",
     "open_scene",
     "read_labels",
     "spread",

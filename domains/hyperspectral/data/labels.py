@@ -47,11 +47,12 @@ def read_labels(
     attribute: str | None = None,
     unlabelled: Sequence[int] = (0,),
     variable: str | None = None,
+    empty: bool = False,
 ) -> Labels:
     """Labels of a scene from a raster, .mat, .npy or vector file. Ids in ``unlabelled`` and below 0 count as none.
 
-    Raises BadInput for another shape, CRS or transform than the scene's, for values that are not class ids, and
-    where no label lies on the scene.
+    Raises BadInput for another shape, CRS or transform than the scene's, for values that are not class ids, and,
+    unless ``empty``, where no label lies on the scene.
     """
     path = Path(path)
     if not path.is_file():
@@ -66,7 +67,7 @@ def read_labels(
         labels = _from_raster(path, scene)
     ids = labels.ids
     ids[np.isin(ids, list(unlabelled)) | (ids < 0)] = UNLABELLED
-    if (ids == UNLABELLED).all():
+    if not empty and (ids == UNLABELLED).all():
         raise BadInput(f"{path}: no pixel of {scene.where} has a label (unlabelled ids: {list(unlabelled)})")
     return labels
 

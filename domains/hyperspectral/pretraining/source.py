@@ -14,7 +14,7 @@ from ...public import sha256_of
 from ...task import Manifest, Split
 from ..data import Scene, crs_name
 from ..datasets import SAMSON, SCENES
-from ..source import SIMULATED, SceneData, content_of, find, load
+from ..source import SIMULATED, SceneData, content_of, find, is_tiled, load
 from ..splits import distance_to, make_split
 from ..unmixing.source import samson_scene
 from .config import PretrainOptions
@@ -45,7 +45,7 @@ def plain_of(scene: Scene, manifest: Manifest) -> SceneData:
 
 def open_unlabelled(source: str, options: PretrainOptions) -> Unlabelled:
     """A scene, with its labels where the source has them or ``labels`` names some. Raises BadInput."""
-    if source in SCENES or source == SIMULATED or options.labels is not None:
+    if source in SCENES or source == SIMULATED or options.labels is not None or is_tiled(source):
         data = load(source, options)
         return Unlabelled(plain_of(data.scene, data.manifest), data, data.manifest)
     if source == SAMSON.name:
@@ -86,10 +86,17 @@ def split_of(data: Unlabelled, options: PretrainOptions) -> Split:
 def trained_on(data: Unlabelled, split: Split, radius: int) -> Bool[np.ndarray, "rows cols"]:
     """True where pretraining may look: farther than ``radius`` from any pixel of validation and test.
 
-    That is more than the labelled pixels of training. Of a leaking split, all but validation and test.
+    That is more than the labelled pixels of training. Of a leaking split, all but validation and test; of tiles, those
+    that hold none of either.
     """
     held = np.concatenate([split.parts["val"], split.parts["test"]])
-    return distance_to(held, data.plain.index.shape) > (0 if split.facts["by"] == "pixels" else radius)
+    free = distance_to(held, data.plain.index.shape) > (0 if split.facts["by"] == "pixels" else radius)
+    if split.facts["by"] in ("given", "polygons") and data.dealt.polygons is not None:
+        of = data.dealt.polygons
+        free &= ~np.isin(of, np.unique(of.ravel()[held]))
+        if data.dealt.unit_name != "polygons":
+            free &= of >= 0  # not what lies between tiles
+    return free
 
 
 def pixels_of(data: Unlabelled, split: Split, part: str, radius: int) -> Int64[np.ndarray, "n"]:
