@@ -3,7 +3,7 @@
 Two blocks of 96 channels over 50 tokens a second, evaluated on one recording of 1, 10, 100 and 1000 s: softmax
 attention, MossFormer's gated attention in chunks beside linear attention with its convolution, LMUFormer's convolution
 and Legendre memory. Counted: floating-point operations, the most bytes of tensors alive at once, and the bytes that
-mixers keep of what they heard when the encoder streams (attention and LMUFormer are causal here, MossFormer cannot be).
+mixers say they keep of what they heard when the encoder streams (attention and LMUFormer are causal here, MossFormer cannot be).
 Timed: the process's own CPU time on one thread, the shortest of a few runs. ``--check`` ends with code 1 where an
 encoder that claims to be linear is not.
 """
@@ -107,8 +107,11 @@ def rows(name: str, encoder: Encoder, costs: Sequence[Cost]) -> list[str]:
     lines = []
     for i, c in enumerate(costs):
         before = costs[max(0, i - 1)]
-        pairs = [(f"{c.flops / 1e9:.4g} G", c.flops, before.flops), (f"{c.alive / 1e6:.4g} MB", c.alive, before.alive)]
-        pairs += [(f"{c.cpu:.3g} s", c.cpu, before.cpu)]
+        pairs: list[tuple[str, float, float]] = [
+            (f"{c.flops / 1e9:.4g} G", c.flops, before.flops),
+            (f"{c.alive / 1e6:.4g} MB", c.alive, before.alive),
+            (f"{c.cpu:.3g} s", c.cpu, before.cpu),
+        ]
         said = [text + (f" (x {now / then:.1f})" if i and then else "") for text, now, then in pairs]
         kept = "-" if c.state is None else f"{c.state / 1e3:.4g} kB"
         lines.append(f"| {name} | {c.seconds:g} s | {said[0]} | {said[1]} | {kept} | {said[2]} |")
@@ -124,9 +127,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="end with code 1 where a claim does not hold")
     args = parser.parse_args()
     configure(1)
-    print(
-        "| encoder | length | operations | bytes alive | CPU | operations x | bytes x | CPU x |\n" + "| --- " * 8 + "|"
-    )
+    print("| encoder | length | operations | bytes alive | bytes kept streaming | CPU |\n" + "| --- " * 6 + "|")
     wrong, notes = False, []
     for name in args.names:
         encoder = ENCODERS[name]()
