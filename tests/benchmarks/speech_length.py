@@ -3,9 +3,9 @@
 Two blocks of 96 channels over 50 tokens a second, evaluated on one recording of 1, 10, 100 and 1000 s: softmax
 attention, MossFormer's gated attention in chunks beside linear attention with its convolution, LMUFormer's convolution
 and Legendre memory. Counted: floating-point operations, the most bytes of tensors alive at once, and the bytes that
-mixers say they keep of what they heard when the encoder streams (attention and LMUFormer are causal here, MossFormer cannot be).
-Timed: the process's own CPU time on one thread, the shortest of a few runs. ``--check`` ends with code 1 where an
-encoder that claims to be linear is not.
+mixers say they keep of what they heard when the encoder streams (attention and LMUFormer are causal here, MossFormer
+cannot be). Timed: the process's own CPU time on one thread, the shortest of a few runs. ``--check`` ends with code 1
+where an encoder that claims to be linear is not.
 """
 
 from __future__ import annotations
