@@ -56,10 +56,9 @@ def letterbox(x: Float[Tensor, "B C H W"], side: int) -> Float[Tensor, "B C S S"
     h, w = x.shape[2:]
     if h == side and w == side:
         return x
-    ends = torch.tensor([[0.0, n, max(1, round(side * n / max(h, w)))] for n in (h, w)], dtype=torch.float64)
-    down, across = (
-        shares(*e[:, None], torch.arange(n, dtype=torch.float64), side).to(x) for e, n in zip(ends, (h, w), strict=True)
-    )
+    sizes = torch.tensor([[n, max(1, round(side * n / max(h, w)))] for n in (h, w)], dtype=torch.float64)
+    none = torch.zeros(1, dtype=torch.float64)
+    down, across = (shares(none, n[:1], n[1:], torch.arange(int(n[0]), dtype=torch.float64), side).to(x) for n in sizes)
     return down @ x @ across.mT
 
 

@@ -37,8 +37,8 @@ def calibrate(
     with torch.no_grad():
         model.temperature.copy_(fitted_temperatures(logits, target, model.exclusive).to(device))
         if model.curves is not None:
-            p = model.tempered(logits.to(device)).cpu()
-            model.curves.copy_(fitted_curves(p, target, model.exclusive).to(device))
+            tempered = model.tempered(logits.to(device)).cpu()
+            model.curves.copy_(fitted_curves(tempered, target, model.exclusive).to(device))
         p = model.probabilities(logits.to(device)).cpu().numpy()
         points = operating_points(p, target.double().numpy().astype(np.float64), specificity)
         model.threshold.copy_(torch.from_numpy(points).float().to(device))

@@ -1,9 +1,10 @@
-"""`medical/signal`: the beats of a heart in an electrocardiogram, and their kind. For research use."""
+"""`medical/signal`: the beats of a heart in an electrocardiogram, their kind, and the rhythm. For research use."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from .pan_tompkins import detect
 from .signal_config import SignalOptions
 from .signal_data import Hearts, WindowItems, audit_split, make_split, open_hearts, poisoned
 from .signal_model import BeatNet, beat_targets
+from .signal_rhythms import Told, rhythm_table, seconds_of, smoothed, told_by_intervals
 from .signal_scoring import FACTS, beat_evidence, beat_scores
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ WIDTH_S = 0.03  # deviation of the target around a beat
 GRID = 16  # samples: windows are a multiple of it, so that tokens of neighbouring windows lie on one grid
 AT_ONCE = 16  # windows
 THRESHOLDS = np.linspace(0.05, 0.95, 19)
+RHYTHM_WEIGHT = 0.5  # of the rhythm in the loss, beside beats
 Found = tuple[Float[np.ndarray, "m"], Int64[np.ndarray, "m"]]
 
 
@@ -49,15 +52,22 @@ def runs_of(rows: Int64[np.ndarray, "n 3"]) -> list[tuple[int, int, int]]:
     return found
 
 
-def listen(
-    model: BeatNet, wave: Float32[np.ndarray, "T"], size: int, margin: int
-) -> tuple[Float[np.ndarray, "N"], Int64[np.ndarray, "N"], float]:
-    """(probability of a beat, its kind, seconds per place) over a wave of any length, window by window."""
+class Heard(NamedTuple):
+    """Over the places of a wave: probability of a beat, its kind, seconds per place, probability of each rhythm."""
+
+    beat: Float[np.ndarray, "N"]
+    kind: Int64[np.ndarray, "N"]
+    step: float
+    rhythm: Float[np.ndarray, "N R"]
+
+
+def listen(model: BeatNet, wave: Float32[np.ndarray, "T"], size: int, margin: int) -> Heard:
+    """A wave of any length, window by window."""
     device = model.threshold.device
     margin = GRID * -(-margin // GRID)
     hop = size - 2 * margin
     starts = list(range(-margin, max(1, len(wave) - margin), hop))
-    p, kind = [], []
+    p, kind, rhythm = [], [], []
     with torch.no_grad():
         for group in range(0, len(starts), AT_ONCE):
             block = np.full((len(starts[group : group + AT_ONCE]), size), np.nan, np.float32)
@@ -68,16 +78,19 @@ def listen(
             per = size // z.shape[1]
             inner = slice(margin // per, (size - margin) // per)
             p.append(z[:, inner, 0].sigmoid().double().flatten().numpy())
-            kind.append(z[:, inner, 1:].argmax(2).flatten().numpy() if model.kinds else np.zeros(p[-1].shape, np.int64))
+            of_kind, of_rhythm = z[:, inner, 1 : 1 + model.kinds], z[:, inner, 1 + model.kinds :]
+            kind.append(of_kind.argmax(2).flatten().numpy() if model.kinds else np.zeros(p[-1].shape, np.int64))
+            rhythm.append(of_rhythm.softmax(2).flatten(0, 1).double().numpy())
     places = -(-len(wave) // per)
-    return np.concatenate(p)[:places], np.concatenate(kind)[:places].astype(np.int64), per / model.rate
+    kinds = np.concatenate(kind)[:places].astype(np.int64)
+    return Heard(np.concatenate(p)[:places], kinds, per / model.rate, np.concatenate(rhythm)[:places])
 
 
 class Signal:
     """Detection of beats. See domains.task.Task."""
 
     name: ClassVar[str] = "medical/signal"
-    summary: ClassVar[str] = "Beats of the heart in electrocardiograms, and their kind. For research use."
+    summary: ClassVar[str] = "Beats of the heart in electrocardiograms, their kind, and the rhythm. For research use."
     Config: ClassVar[type[TaskConfig]] = SignalOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {
         "epochs": 30, "batch_size": 8, "lr": 2e-3, "weight_decay": 0.01, "threads": 1,
@@ -105,7 +118,7 @@ class Signal:
         return poisoned(data, split.parts["test"])
 
     def fit(self, data: Hearts, split: Split) -> Fitted:
-        """The rate, and the kinds of beats of which training holds two or more. Raises BadInput where it holds none."""
+        """The rate, and the kinds of beats and the rhythms of which training holds enough. Raises BadInput."""
         counts = np.zeros(len(AAMI), np.int64)
         for r, a, b in split.parts["train"].tolist():
             heart = data.hearts[r]
@@ -116,7 +129,11 @@ class Signal:
         kinds = [i for i in range(len(AAMI)) if counts[i] >= 2]
         kinds = kinds if self.config.kinds and len(kinds) > 1 else []
         weight = [float(np.sqrt(counts.max() / counts[k])) for k in kinds]
+        held = {k: s for k, s in seconds_of(data, split.parts["train"]).items() if s >= self.config.window_s}
+        held = held if self.config.rhythms and len(held) > 1 else {}
         return {
+            "rhythms": list(held), "rhythm_weight": [float(np.sqrt(max(held.values()) / s)) for s in held.values()],
+            "rhythm_s": {k: round(s, 1) for k, s in held.items()},
             "rate": data.rate, "size": window_size(self.config), "kinds": [AAMI[k] for k in kinds],
             "kind_weight": weight, "beats": counts.tolist(),
         }  # fmt: skip
@@ -124,6 +141,7 @@ class Signal:
     def build(self, fitted: Fitted, preset: Preset) -> BeatNet:
         model = BeatNet(fitted, preset, self.config)
         model.register_buffer("kind_weight", torch.tensor(fitted["kind_weight"]), persistent=False)
+        model.register_buffer("rhythm_weight", torch.tensor(fitted.get("rhythm_weight", [])), persistent=False)
         place = [fitted["kinds"].index(k) if k in fitted["kinds"] else -1 for k in AAMI]
         model.register_buffer("kind_place", torch.tensor(place), persistent=False)
         return model
@@ -136,10 +154,10 @@ class Signal:
 
     def items(self, data: Hearts, split: Split, fitted: Fitted, part: Part) -> WindowItems:
         augment = self.config.augment if part == "train" else None
-        return WindowItems(data, split.parts[part], int(fitted["size"]), augment)
+        return WindowItems(data, split.parts[part], int(fitted["size"]), augment, tuple(fitted.get("rhythms", ())))
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Cross-entropy of every place that is known, and of the kind where a beat is; a mean over known places."""
+        """Cross-entropy of beat and rhythm at every known place, of the kind where a beat is; a mean over places."""
         assert isinstance(model, BeatNet)
         z = model(batch["wave"])
         n = z.shape[1]
@@ -154,7 +172,16 @@ class Signal:
             weight: Tensor = model.kind_weight  # type: ignore[assignment]
             kind = place[batch["kind"].gather(1, nearest)]
             beat = known & (away.amin(2) < 2 * WIDTH_S) & (kind >= 0)
-            total = total + F.cross_entropy(z[..., 1:][beat], kind[beat], weight=weight, reduction="sum")
+            total = total + F.cross_entropy(
+                z[..., 1 : 1 + model.kinds][beat], kind[beat], weight=weight, reduction="sum"
+            )
+        if model.rhythms:
+            at = ((torch.arange(n, device=z.device) + 0.5) * (batch["rhythm"].shape[1] / n)).long()
+            told = batch["rhythm"][:, at]
+            heard = known & (told >= 0)
+            rhythm_weight: Tensor = model.rhythm_weight  # type: ignore[assignment]
+            logits = z[..., 1 + model.kinds :][heard]
+            total = total + RHYTHM_WEIGHT * F.cross_entropy(logits, told[heard], weight=rhythm_weight, reduction="sum")
         count = known.sum().clamp_min(1).to(z.dtype)
         return total / count, count.detach()
 
@@ -164,17 +191,17 @@ class Signal:
         at = float(model.threshold) if threshold is None else threshold
         return self._thresholded(self._probabilities(model, data, rows), at)
 
-    def _probabilities(self, model: BeatNet, data: Hearts, rows: Any) -> list[tuple[int, float, Any, Any, float]]:
+    def _probabilities(self, model: BeatNet, data: Hearts, rows: Any) -> list[tuple[int, float, Heard]]:
         size, margin = window_size(self.config), round(self.config.margin_s * data.rate)
         found = []
         for r, a, b in runs_of(rows):
-            found.append((r, a / data.rate, *listen(model, data.hearts[r].wave[a:b], size, margin)))
+            found.append((r, a / data.rate, listen(model, data.hearts[r].wave[a:b], size, margin)))
         return found
 
     @staticmethod
-    def _thresholded(heard: list[tuple[int, float, Any, Any, float]], threshold: float) -> dict[int, Found]:
+    def _thresholded(heard: list[tuple[int, float, Heard]], threshold: float) -> dict[int, Found]:
         found: dict[int, list[Found]] = {}
-        for r, start, p, kind, step in heard:
+        for r, start, (p, kind, step, _) in heard:
             times, places = peaks(p, step, threshold)
             found.setdefault(r, []).append((start + 0.5 * step + times, kind[places]))
         return {r: (np.concatenate([t for t, _ in v]), np.concatenate([k for _, k in v])) for r, v in found.items()}
@@ -199,12 +226,27 @@ class Signal:
     def evidence(self, model: nn.Module, data: Hearts, split: Split, fitted: Fitted, part: Part) -> Evidence:
         assert isinstance(model, BeatNet)
         rows = split.parts[part]
-        return self._evidence(data, rows, fitted, self.heard(model, data, rows))
+        model.eval()
+        heard = self._probabilities(model, data, rows)
+        found = self._evidence(data, rows, fitted, self._thresholded(heard, float(model.threshold)))
+        told: dict[int, list[Told]] = {}
+        for r, start, h in heard if model.rhythms else ():
+            told.setdefault(r, []).append((start, h.step, smoothed(h.rhythm, h.step)))
+        return self._with_rhythm(found, data, rows, fitted, told)
+
+    def _with_rhythm(
+        self, evidence: Evidence, data: Hearts, rows: Any, fitted: Fitted, told: Mapping[int, list[Told]]
+    ) -> Evidence:
+        names = fitted.get("rhythms", [])
+        if not names:
+            return evidence
+        return replace(evidence, columns={**evidence.columns, "rhythm": rhythm_table(data, rows, names, told)})
 
     def baselines(self, data: Hearts, split: Split, fitted: Fitted) -> Mapping[str, Evidence]:
         """Pan-Tompkins on the test part, and peaks of the slope above a threshold that validation chose.
 
-        Every beat that they find counts as the most frequent kind.
+        Every beat that they find counts as the most frequent kind. Of rhythms the first tells what a regression from
+        the intervals between its beats says, the second always the most frequent one.
         """
         kinds = fitted["kinds"]
         usual = int(np.argmax([fitted["beats"][AAMI.index(k)] for k in kinds])) if kinds else 0
@@ -222,10 +264,28 @@ class Signal:
 
         heights = np.linspace(2, 12, 11)
         best = float(heights[int(np.nanargmax([np.nan_to_num(score(h)) for h in heights]))])
-        return {
-            "pan_tompkins": self._evidence(data, rows, fitted, run(detect, rows)),
-            "slope_threshold": self._evidence(data, rows, fitted, run(lambda x, f: steep(x, f, best), rows)),
-        }
+        classical = self._evidence(data, rows, fitted, run(detect, rows))
+        slope = self._evidence(data, rows, fitted, run(lambda x, f: steep(x, f, best), rows))
+        if fitted.get("rhythms"):
+            classical = self._with_rhythm(classical, data, rows, fitted, self._rival(data, split, fitted))
+            usual_rhythm = int(np.argmax(list(fitted["rhythm_s"].values())))
+            told: dict[int, list[Told]] = {}
+            for r, a, b in runs_of(rows):
+                told.setdefault(r, []).append(
+                    (a / data.rate, 1.0, np.full(-(-(b - a) // int(data.rate)), usual_rhythm))
+                )
+            slope = self._with_rhythm(slope, data, rows, fitted, told)
+        return {"pan_tompkins": classical, "slope_threshold": slope}
+
+    def _rival(self, data: Hearts, split: Split, fitted: Fitted) -> dict[int, list[Told]]:
+        """Rhythms told from the intervals of the beats that Pan-Tompkins finds."""
+        beats: dict[str, dict[int, list[tuple[float, float, Any]]]] = {}
+        for part in ("train", "test"):
+            for r, a, b in runs_of(split.parts[part]):
+                start = a / data.rate
+                found = start + detect(data.hearts[r].wave[a:b], data.rate)
+                beats.setdefault(part, {}).setdefault(r, []).append((start, b / data.rate, found))
+        return told_by_intervals(beats, data, fitted["rhythms"])
 
     def metrics(self, evidence: Evidence) -> dict[str, float]:
         return beat_scores(evidence)

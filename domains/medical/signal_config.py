@@ -53,6 +53,7 @@ class SignalOptions(TaskConfig):
     tolerance_s: float = Field(0.15, gt=0, description="how far from a true beat a found one may lie (s)")
     annotations: str = Field("atr", description="ending of the files with the beats")
     kinds: bool = Field(True, description="tell the AAMI class of each beat too, where training holds two")
+    rhythms: bool = Field(True, description="tell the rhythm over time too, where training holds two for a window each")
     augment: SignalAugmentOptions = SignalAugmentOptions()
     split: SignalSplitOptions = SignalSplitOptions()
     simulated: dict[str, int] = Field(default_factory=dict, description="for --data simulated: seed, records, seconds")

@@ -22,7 +22,7 @@ from shared_backbones.errors import BadInput
 
 from ..public import locate
 from ..task import PARTS, Audit, Batch, Manifest, Split
-from .data.signals import AAMI, Record, read_beats, read_span, records_of
+from .data.signals import AAMI, Record, read_beats, read_rhythms, read_span, records_of
 from .datasets import SIGNAL_SETS
 from .signal_config import SignalAugmentOptions, SignalOptions, SignalSplitOptions
 from .signal_simulate import RATE, simulated
@@ -33,12 +33,16 @@ MANY = 5  # records from which on whole records are split
 
 @dataclass(frozen=True)
 class Heart:
-    """One lead of one record: samples at the model's rate (NaN: gaps), times (s) and AAMI classes of its beats."""
+    """One lead of one record: samples at the model's rate (NaN: gaps), times (s) and AAMI classes of its beats.
+
+    rhythm: spans (start in s, end in s, name) of what is annotated.
+    """
 
     name: str
     wave: Float32[np.ndarray, "T"]
     beats: Float64[np.ndarray, "n"]
     kinds: Int64[np.ndarray, "n"]
+    rhythm: tuple[tuple[float, float, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,15 @@ def read_heart(record: Record, options: SignalOptions) -> Heart:
     if np.isnan(x).all() or float(np.nanstd(x)) == 0:
         raise BadInput(f"{record.source}: lead {record.leads[options.lead]} is flat or holds nothing")
     number = np.array([AAMI.index(k) for k in kinds], np.int64)
-    return Heart(record.name, at_rate(x, record.rate, options.rate), samples / record.rate, number)
+    rhythm = read_rhythms(record, options.annotations)
+    return Heart(record.name, at_rate(x, record.rate, options.rate), samples / record.rate, number, rhythm)
 
 
 def open_hearts(source: str, options: SignalOptions) -> Hearts:
     """From a record, a folder of records, a public name or ``simulated``. Raises BadInput."""
     if source == SIMULATED:
         made = simulated(options.simulated)
-        hearts = [Heart(m.name, at_rate(m.wave, RATE, options.rate), m.beats, m.kinds) for m in made]
+        hearts = [Heart(m.name, at_rate(m.wave, RATE, options.rate), m.beats, m.kinds, m.rhythm) for m in made]
         return _hearts(source, "simulated, free of rights", hearts, options, {"rates_of_files": {RATE: len(made)}})
     path, licence = Path(source), "not stated"
     if source in SIGNAL_SETS:
@@ -99,6 +104,7 @@ def _hearts(
     digest = hashlib.sha256(f"{options.rate}".encode())
     for h in hearts:
         digest.update(h.wave.tobytes() + h.beats.tobytes() + h.kinds.tobytes())
+        digest.update(str(h.rhythm).encode() if h.rhythm else b"")
         if not len(h.beats):
             raise BadInput(f"{source}: record {h.name} has no annotated beat")
     kinds = np.bincount(np.concatenate([h.kinds for h in hearts]), minlength=len(AAMI))
@@ -106,10 +112,19 @@ def _hearts(
         "records": len(hearts), "hours": round(sum(len(h.wave) for h in hearts) / options.rate / 3600, 4),
         "rate": options.rate, "beats": int(kinds.sum()),
         "kinds": {k: int(n) for k, n in zip(AAMI, kinds, strict=True) if n},
+        "rhythms_s": _seconds(hearts),
         "gaps": round(float(np.mean([np.isnan(h.wave).mean() for h in hearts])), 5),
         "use": "for research use; not a medical device", **facts,
     }  # fmt: skip
     return Hearts(Manifest(source, digest.hexdigest(), licence, card), options.rate, tuple(hearts))
+
+
+def _seconds(hearts: Sequence[Heart]) -> dict[str, float]:
+    found: Counter[str] = Counter()
+    for h in hearts:
+        for a, b, name in h.rhythm:
+            found[name] += b - a  # type: ignore[assignment]
+    return {name: round(float(s), 1) for name, s in sorted(found.items())}
 
 
 def stretches(first: int, last: int, size: int, record: int) -> list[tuple[int, int, int]]:
@@ -177,7 +192,7 @@ def audit_split(data: Hearts, split: Split) -> list[Audit]:
 
 
 def poisoned(data: Hearts, rows: Int64[np.ndarray, "n 3"]) -> Hearts:
-    """Noise, and no beat where beats were, in the stretches given."""
+    """Noise, no beat where beats were, and another rhythm, in the stretches given."""
     random = np.random.default_rng(0)
     hearts = list(data.hearts)
     for r, a, b in rows.tolist():
@@ -185,27 +200,37 @@ def poisoned(data: Hearts, rows: Int64[np.ndarray, "n 3"]) -> Hearts:
         wave = heart.wave.copy()
         wave[a:b] = random.normal(0, 1e3, b - a)
         keep = (heart.beats < a / data.rate) | (heart.beats >= b / data.rate)
-        hearts[r] = replace(heart, wave=wave, beats=heart.beats[keep], kinds=heart.kinds[keep])
+        rhythm = _without(heart.rhythm, a / data.rate, b / data.rate)
+        hearts[r] = replace(heart, wave=wave, beats=heart.beats[keep], kinds=heart.kinds[keep], rhythm=rhythm)
     return replace(data, hearts=tuple(hearts))
+
+
+def _without(
+    rhythm: tuple[tuple[float, float, str], ...], start: float, end: float
+) -> tuple[tuple[float, float, str], ...]:
+    cut = [(x, y, name) for a, b, name in rhythm for x, y in ((a, min(b, start)), (max(a, end), b)) if y > x]
+    return (*cut, (start, end, "POISON")) if rhythm else ()
 
 
 @dataclass(frozen=True)
 class WindowItems:
     """Windows of one part: "wave" (B, T) with NaN in gaps, "time" (B, M) of beats in s (NaN: no more), "kind" (B, M).
 
-    ``augment``: what is done to them while training; then windows start anywhere in their record's training time.
+    "rhythm" (B, T): the place in ``rhythms`` of what holds at a sample, -1 where that is not known. ``augment``: what
+    is done to them while training; then windows start anywhere in their record's training time.
     """
 
     data: Hearts
     rows: Int64[np.ndarray, "n 3"]
     size: int
     augment: SignalAugmentOptions | None = None
+    rhythms: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        waves, times, kinds = [], [], []
+        waves, times, kinds, rhythms = [], [], [], []
         random = np.random.default_rng(int(torch.randint(2**62, ()))) if self.augment else None
         for i in indices:
             r, a, b = (int(v) for v in self.rows[i])
@@ -226,12 +251,21 @@ class WindowItems:
             waves.append(wave)
             times.append(heart.beats[here] - start / self.data.rate)
             kinds.append(heart.kinds[here])
+            rhythms.append(self._rhythm(heart, start))
         most = max(1, *(len(t) for t in times))
         time = torch.full((len(waves), most), float("nan"))
         kind = torch.zeros(len(waves), most, dtype=torch.long)
         for row, (t, k) in enumerate(zip(times, kinds, strict=True)):
             time[row, : len(t)], kind[row, : len(k)] = torch.from_numpy(t).float(), torch.from_numpy(k)
-        return {"wave": torch.from_numpy(np.stack(waves)), "time": time, "kind": kind}
+        batch = {"wave": torch.from_numpy(np.stack(waves)), "time": time, "kind": kind}
+        return batch | ({"rhythm": torch.from_numpy(np.stack(rhythms))} if self.rhythms else {})
+
+    def _rhythm(self, heart: Heart, start: int) -> Int64[np.ndarray, "T"]:
+        found = np.full(self.size, -1, np.int64)
+        for a, b, name in heart.rhythm if self.rhythms else ():
+            low, high = (max(0, round(s * self.data.rate) - start) for s in (a, b))
+            found[low:high] = self.rhythms.index(name) if name in self.rhythms else -1
+        return found
 
 
 def disturbed(

@@ -62,6 +62,19 @@ def kinds_picture(evidence: Evidence, kinds: list[str]) -> Figure:
     return figure
 
 
+def rhythms_picture(evidence: Evidence, names: list[str]) -> Figure:
+    """Minutes by true and told rhythm; the last row: rhythms that training did not hold."""
+    table = evidence.columns["rhythm"].sum(0) / 60
+    figure, axes = panel(5, 4)
+    axes.imshow(table / np.maximum(table.sum(1, keepdims=True), 1e-9), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    for i, j in np.ndindex(*table.shape):
+        axes.text(j, i, f"{table[i, j]:.1f}", ha="center", va="center")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names) + 1), [*names, "other"])
+    axes.set(xlabel="told", ylabel="true", title="minutes of the test part by rhythm")
+    return figure
+
+
 def noisy(data: Hearts, rows: Any, snr_db: float) -> Hearts:
     """White noise over the stretches given, so far below the power of each one's own wave."""
     random = np.random.default_rng(0)
@@ -114,4 +127,6 @@ def all_figures(
     }
     if fitted["kinds"]:
         found["Kinds of beats"] = kinds_picture(scored["model"], list(fitted["kinds"]))
+    if fitted.get("rhythms"):
+        found["Rhythms"] = rhythms_picture(scored["model"], list(fitted["rhythms"]))
     return found

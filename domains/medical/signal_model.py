@@ -1,6 +1,6 @@
-"""The network of `medical/signal`: base line taken away, own scale, stem, backbone, a probability of a beat over time.
+"""The network of `medical/signal`: base line taken away, own scale, stem, backbone; over time beats, classes, rhythms.
 
-Shapes: B windows, T samples, N tokens, C width, K classes of beats, M beats.
+Shapes: B windows, T samples, N tokens, C width, K classes of beats, R rhythms, M beats.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class SignalFront(nn.Module):
 
 
 class BeatNet(nn.Module):
-    """Samples -> logits over time: of a beat, and of its class.
+    """Samples -> logits over time: of a beat, of its class, and of the rhythm.
 
     threshold: probability from which on a maximum is a beat, set on validation.
     """
@@ -80,14 +80,15 @@ class BeatNet(nn.Module):
         given = dict(preset.stem_options)
         check_options("stem 'image'", ImageStem, given)
         self.rate, self.kinds = float(fitted["rate"]), len(fitted["kinds"])
+        self.rhythms = len(fitted.get("rhythms", ()))  # runs of before have none
         self.front = SignalFront(self.rate, options.low_hz)
         self.stem = ImageStem(2, preset.backbone.stages[0].dim, rank=1, **as_declared(ImageStem, given))
         self.backbone = build_backbone(preset.backbone, Tokens(rank=1))
         self.dropout = head_options(preset.model).dropout
-        self.head = nn.Linear(self.backbone.dim, 1 + self.kinds)
+        self.head = nn.Linear(self.backbone.dim, 1 + self.kinds + self.rhythms)
         self.register_buffer("threshold", torch.tensor(0.5))
 
-    def forward(self, x: Float[Tensor, "B T"]) -> Float[Tensor, "B N K1"]:
+    def forward(self, x: Float[Tensor, "B T"]) -> Float[Tensor, "B N K1R"]:
         """Windows of samples, NaN in gaps -> logits; token j stands for samples j T / N to (j + 1) T / N."""
         shown, _ = self.front(x)
         tokens = self.backbone(*self.stem(shown))[0]

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from ..task import Evidence, MetricFact
 from .beats import matched
 from .signal_data import Heart
+from .signal_rhythms import RHYTHM_FACTS, rhythm_scores
 
 STRICT = 0.075  # s
 FACTS: Mapping[str, MetricFact] = {
@@ -25,6 +26,7 @@ FACTS: Mapping[str, MetricFact] = {
     "kind_f1_macro": MetricFact(
         "1", "higher", "mean F1 over the AAMI classes that the part holds, missed beats missed"
     ),
+    **RHYTHM_FACTS,
 }
 
 
@@ -94,7 +96,7 @@ def _f1(hits: float, misses: float, alarms: float) -> float:
 
 def beat_scores(evidence: Evidence) -> dict[str, float]:
     """Metrics named as in FACTS."""
-    s = {name: float(evidence.sum(name)) for name in evidence.columns if name != "kinds"}
+    s = {name: float(evidence.sum(name)) for name in evidence.columns if name not in ("kinds", "rhythm")}
     table = evidence.sum("kinds")
     hits, of_truth, of_guess = np.diag(table), table.sum(1), table[:, :-1].sum(0)
     there = of_truth > 0
@@ -112,6 +114,7 @@ def beat_scores(evidence: Evidence) -> dict[str, float]:
         "kind_f1_macro": float((2 * hits[there] / (of_truth + of_guess)[there]).mean())
         if several and there.any()
         else float("nan"),
+        **(rhythm_scores(evidence.sum("rhythm")) if "rhythm" in evidence.columns else {}),
     }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-FULL = {"1": 255.0, "L": 255.0, "I": 65535.0}
+FULL = 65535.0  # of 16 bits
 
 
 def colours(path: Path) -> Any:
@@ -27,7 +27,7 @@ def colours(path: Path) -> Any:
             raise SystemExit(f"{path}: several pages; write each to a file of its own")
         image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I"):  # 16 bits
-            grey = (np.asarray(image) / FULL["I"]).astype(np.float32)
+            grey: Any = (np.asarray(image) / FULL).astype(np.float32)
         elif image.mode in ("1", "L"):
             grey = np.asarray(image.convert("L"), np.float32) / 255
         elif image.mode == "F":

@@ -124,6 +124,31 @@ def _waveform(record: Record) -> Any:
         raise BadInput(f"{record.source}: its waveform cannot be decoded ({type(error).__name__})") from None
 
 
+def read_rhythms(record: Record, ending: str = "atr") -> tuple[tuple[float, float, str], ...]:
+    """Spans (start in s, end in s, name) of the annotated rhythms ("N", "AFIB", ...), each until the next or the end.
+
+    Nothing is known before the first mark. Raises BadInput for annotations that cannot be read.
+    """
+    path = record.source.with_name(f"{record.source.name}.{ending}")
+    if record.form != "WFDB" or not path.is_file():
+        return ()
+    found = _annotations(record, path, ending)
+    marks = []
+    for sample, mark, note in zip(found.sample, found.symbol, found.aux_note, strict=True):
+        name = str(note).strip("\x00 ")
+        if mark == "+" and name.startswith("("):
+            marks.append((int(sample) / record.rate, name[1:]))
+    ends = [*(at for at, _ in marks[1:]), record.length / record.rate]
+    return tuple((a, b, name) for (a, name), b in zip(marks, ends, strict=True) if b > a)
+
+
+def _annotations(record: Record, path: Path, ending: str) -> Any:
+    try:
+        return _wfdb().rdann(str(record.source), ending)
+    except DAMAGE as error:
+        raise BadInput(f"{path}: annotations that cannot be read ({type(error).__name__}). Copy it again") from None
+
+
 def read_beats(record: Record, ending: str = "atr") -> tuple[Int64[np.ndarray, "n"], tuple[str, ...]]:
     """(sample of every annotated beat, its AAMI class), in order of time; other annotations are left out.
 
@@ -132,10 +157,7 @@ def read_beats(record: Record, ending: str = "atr") -> tuple[Int64[np.ndarray, "
     path = record.source.with_name(f"{record.source.name}.{ending}")
     if record.form != "WFDB" or not path.is_file():
         raise BadInput(f"{record.source}: no annotated beats ({path.name} is not there)")
-    try:
-        found = _wfdb().rdann(str(record.source), ending)
-    except DAMAGE as error:
-        raise BadInput(f"{path}: annotations that cannot be read ({type(error).__name__}). Copy it again") from None
+    found = _annotations(record, path, ending)
     rows = sorted((int(s), BEATS[mark]) for s, mark in zip(found.sample, found.symbol, strict=True) if mark in BEATS)
     if rows and (rows[0][0] < 0 or rows[-1][0] >= record.length):
         raise BadInput(f"{path}: a beat at sample {rows[-1][0]} of {record.length}: annotations of another record?")
