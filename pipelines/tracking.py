@@ -96,7 +96,7 @@ def _parameters(folder: Path) -> dict[str, str]:
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Every score with its interval, of model and baselines, the cost, and what steps took, under names MLflow takes."""
+    """Every score with its interval, of model and baselines, cost, and what steps took, under names MLflow takes."""
     found: dict[str, float] = {}
     for name, raw in metrics["metrics"].items():
         for key, suffix in (("value", ""), ("low", ".low"), ("high", ".high")):

@@ -57,7 +57,8 @@ def test_served_through_the_death_of_the_server_and_of_the_worker(
         first = serving.create(small)
         for number, victim in enumerate(("server", "worker"), 1):
             while len(read(work / "out" / "ledger.jsonl")) < number:
-                assert serving.state(first) not in ENDED
+                # the dead server's state is not asked for: waiting for the new one, the batch would end meanwhile
+                assert number > 1 or serving.state(first) not in ENDED
                 time.sleep(0.05)
             next(p for p, what in serving.family().items() if what == victim).kill()
         assert serving.wait(first) == "COMPLETED"

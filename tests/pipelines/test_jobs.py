@@ -94,7 +94,8 @@ def test_a_sweep_chooses_by_validation(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def trained(config: Any, out: Path, *, quiet: bool) -> Path:
+    def trained(config: Any, out: Path, *, quiet: bool, share: Any) -> Path:
+        share(0.5)
         settings = config.train
         folder = out / "toy-rows" / f"{int(settings.lr * 1e6):010d}{settings.epochs % 10}{len(settings.schedule) % 10}"
         if not folder.exists():
