@@ -22,6 +22,7 @@ from .clips import Clips, poisoned
 from .codes import CodesStem
 from .config import AudioOptions, ClassifyOptions
 from .data import SUFFIXES
+from .elastic import said_alike
 from .frontend import FrontEnd
 from .items import ClipItems
 from .model import AudioClassifier
@@ -120,9 +121,17 @@ class Classify:
         return ClipItems(data, split.parts[part], self.config.augment if part == "train" else None)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean cross-entropy of a batch, and its clips."""
-        logits = model(batch["wave"], batch["length"])
-        return F.cross_entropy(logits, batch["target"]), torch.tensor(float(len(logits)), device=logits.device)
+        """Mean cross-entropy of a batch, and its clips.
+
+        Where narrower networks are trained within the model, the mean over all widths: while training, they learn from
+        what the widest one says; in validation each stands for itself.
+        """
+        assert isinstance(model, AudioClassifier)
+        logits, narrow = model.every(batch["wave"], batch["length"])
+        cost = F.cross_entropy(logits, batch["target"])
+        for z in narrow:
+            cost = cost + (said_alike(z, logits) if model.training else F.cross_entropy(z, batch["target"]))
+        return cost / (1 + len(narrow)), torch.tensor(float(len(logits)), device=logits.device)
 
     def logits(self, model: nn.Module, items: ClipItems) -> Float[Tensor, "n K"]:
         """Of all items in order, in evaluation mode."""

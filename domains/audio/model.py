@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,16 +19,18 @@ from torch import Tensor, nn
 from domains.options import model_options
 from shared_backbones.backbone import Tokens, build_backbone
 from shared_backbones.blocks import whole_blocks
-from shared_backbones.errors import unknown
+from shared_backbones.errors import BadRequest, unknown
 from shared_backbones.heads import POOLS, ClassHead
 from shared_backbones.layout import Layout
 from shared_backbones.merging import build_merge
 from shared_backbones.presets import Preset
+from shared_backbones.slicing import narrowed, sliced
 
 from ..task import Fitted
 from .augment import coloured, spec_augment
 from .codes import CodesStem
 from .config import AudioOptions
+from .elastic import Narrow, checked
 from .frontend import FrontEnd
 
 STEMS = ("frames", "codes")
@@ -44,6 +47,8 @@ class NetOptions(BaseModel):
     spans: int = Field(0, ge=0, description="pool so many overlapping spans of the clip side by side; 0: by ``pool``")
     hidden: int = Field(0, ge=0, description="width of the head's hidden layer")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the tokens before the head")
+    width: float = Field(1.0, gt=0, le=1, description="share of the channels and heads that the sentence names")
+    widths: tuple[float, ...] = Field((), description="at width 1: shares that are trained beside it, within it")
 
 
 def net_options(given: Mapping[str, Any]) -> NetOptions:
@@ -51,6 +56,8 @@ def net_options(given: Mapping[str, Any]) -> NetOptions:
     options = model_options(NetOptions, given, "an audio task")
     if options.pool not in POOLS:
         raise unknown("pool", options.pool, POOLS)
+    if not all(0 < w < 1 for w in options.widths) or len(set(options.widths)) < len(options.widths):
+        raise BadRequest(f"model.widths must be different shares between 0 and 1, got {list(options.widths)}")
     return options
 
 
@@ -108,8 +115,13 @@ class FrameStem(nn.Module):
 
 
 class AudioNet(nn.Module):
-    """Waveform -> mixed tokens; a task adds its head."""
+    """Waveform -> mixed tokens; a task adds its head.
 
+    narrow: networks of other widths that run with slices of this one's parameters, and have no say in its state.
+    """
+
+    narrow: tuple[Narrow, ...] = ()
+    classes_first: tuple[str, ...] = ()  # tensors whose first axis is no channels
     mean: Tensor
     std: Tensor
     temperature: Tensor
@@ -126,14 +138,38 @@ class AudioNet(nn.Module):
         self.colours = options.augment.colour_db * scale if front.kind == "log_mel" else 0.0
         self.register_buffer("mean", torch.tensor(fitted["mean"]))
         self.register_buffer("std", torch.tensor(fitted["std"]))
-        dim = preset.backbone.stages[0].dim
+        spec, self.width = narrowed(preset.backbone, net.width), net.width
+        dim = spec.stages[0].dim
         features = self.front_end.features
         self.stem: nn.Module = (
             CodesStem(features, dim) if preset.stem == "codes" else FrameStem(features, dim, net.image, net.layers)
         )
         causal = frozenset({0} if preset.causal else ())
-        self.backbone = build_backbone(preset.backbone, Tokens(rank=1, causal_axes=causal))
+        self.backbone = build_backbone(spec, Tokens(rank=1, causal_axes=causal))
         self.register_buffer("temperature", torch.ones(()))
+
+    def make_narrow(self, fitted: Fitted, preset: Preset, options: Any) -> None:
+        """The networks that ``model.widths`` asks for beside one of width 1. Raises BadRequest."""
+        widths = net_options(preset.model).widths if self.width == 1 else ()
+        nets = []
+        for width in widths:
+            net = type(self)(fitted, replace(preset, model={**preset.model, "width": width, "widths": ()}), options)
+            nets.append(checked(self, Narrow(net), width))
+        self.narrow = tuple(nets)  # a tuple, so that they are no part of this module's state
+
+    def adopt(self, wide: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of another run as this network can take them: cut to its width where it has less than all."""
+        return sliced(wide, self, self.classes_first) if self.width < 1 else dict(wide)
+
+    def train(self, mode: bool = True) -> AudioNet:
+        for net in self.narrow:
+            net.train(mode)
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> AudioNet:
+        for net in self.narrow:  # to another device, in another precision
+            net._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
     def frames(
         self, wave: Float[Tensor, "B T"], length: Int[Tensor, "B"], heard: Bool[Tensor, "B T"] | None = None
@@ -153,10 +189,14 @@ class AudioNet(nn.Module):
         x = x.masked_fill(~mask[..., None], 0.0)
         return (spec_augment(x, mask, self.augment) if self.training else x), mask
 
+    def mixed(self, x: Float[Tensor, "B N F"], mask: Bool[Tensor, "B N"]) -> tuple[Float[Tensor, "B M C"], Layout]:
+        """Frames -> mixed tokens and which are real."""
+        tokens, layout = self.backbone(*self.stem(x, mask))
+        return F.dropout(tokens, self.dropout, self.training), layout
+
     def tokens(self, wave: Float[Tensor, "B T"], length: Int[Tensor, "B"]) -> tuple[Float[Tensor, "B M C"], Layout]:
         """Mixed tokens and which are real."""
-        x, layout = self.backbone(*self.stem(*self.frames(wave, length)))
-        return F.dropout(x, self.dropout, self.training), layout
+        return self.mixed(*self.frames(wave, length))
 
 
 def spans_of(x: Float[Tensor, "B M C"], layout: Layout, spans: int) -> Float[Tensor, "B S C"]:
@@ -175,16 +215,30 @@ def spans_of(x: Float[Tensor, "B M C"], layout: Layout, spans: int) -> Float[Ten
 class AudioClassifier(AudioNet):
     """Waveform -> logits of the classes."""
 
+    classes_first = ("head.scores.weight", "head.scores.bias")
+
     def __init__(self, fitted: Fitted, preset: Preset, options: AudioOptions) -> None:
         super().__init__(fitted, preset, options)
         net = net_options(preset.model)
         self.spans, width = net.spans, self.backbone.dim * max(1, net.spans)
         pool = "mean" if net.spans else net.pool  # of the one vector that the spans make
         self.head = ClassHead(width, len(fitted["classes"]), pool=pool, hidden=net.hidden)
+        self.make_narrow(fitted, preset, options)
+
+    def outputs(self, x: Float[Tensor, "B N F"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B K"]:
+        """Frames -> logits."""
+        tokens, layout = self.mixed(x, mask)
+        if self.spans:
+            tokens, layout = spans_of(tokens, layout, self.spans).flatten(1)[:, None], Layout((1,))
+        return self.head(tokens, layout).float()
 
     def forward(self, wave: Float[Tensor, "B T"], length: Int[Tensor, "B"]) -> Float[Tensor, "B K"]:
         """Samples, zero behind each clip's own ``length`` -> logits."""
-        x, layout = self.tokens(wave, length)
-        if self.spans:
-            x, layout = spans_of(x, layout, self.spans).flatten(1)[:, None], Layout((1,))
-        return self.head(x, layout).float()
+        return self.outputs(*self.frames(wave, length))
+
+    def every(
+        self, wave: Float[Tensor, "B T"], length: Int[Tensor, "B"]
+    ) -> tuple[Float[Tensor, "B K"], list[Float[Tensor, "B K"]]]:
+        """Logits of this network, and of the narrower ones within it, of the same frames."""
+        x, mask = self.frames(wave, length)
+        return self.outputs(x, mask), [net.within(self, x, mask) for net in self.narrow]

@@ -92,10 +92,14 @@ class Pretrain:
         return MaskedItems(ClipItems(data, split.parts[part], varied), hiding_of(data.rate, self.config))
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean cost of a hidden frame, and how many there are."""
-        restored: Restored = model(batch["wave"], batch["length"], batch["hidden"])
+        """Mean cost of a hidden frame, and how many there are; of several widths as in `audio/classify`."""
+        assert isinstance(model, MaskedFrames)
+        restored, narrow = model.every(batch["wave"], batch["length"], batch["hidden"])
         count = restored.count().sum()
-        return restored.cost().sum() / count.clamp_min(1), count.detach()
+        cost = restored.cost().sum() / count.clamp_min(1)
+        for own in narrow:
+            cost = cost + (own.apart(restored) if model.training else own.cost().sum() / count.clamp_min(1))
+        return cost / (1 + len(narrow)), count.detach()
 
     def glimpse(self, model: nn.Module, batch: Batch) -> None:
         """What predictions hear: whole clips."""

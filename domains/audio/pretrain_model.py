@@ -6,7 +6,7 @@ Shapes: B clips, T samples, N frames, F features of a frame, M tokens, K values 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from shared_backbones.heads import MeanPool
 from shared_backbones.presets import Preset
 
 from ..task import Fitted
+from .elastic import said_alike
 from .frontend import FrontEnd
 from .model import AudioNet, strides_of
 from .pretrain_config import PretrainOptions
@@ -68,6 +69,13 @@ class Restored:
             each = F.cross_entropy(self.told.transpose(1, 2), self.codes, reduction="none")
         return (each * self.unseen).sum(1)
 
+    def apart(self, teacher: Restored) -> Float[Tensor, ""]:
+        """Mean over hidden frames of how far this is from what the teacher tells, whom it does not reach."""
+        want = teacher.told.detach()
+        if self.codes is None:
+            return replace(self, truth=want).cost().sum() / self.count().sum().clamp_min(1)
+        return said_alike(self.told[self.unseen], want[self.unseen])
+
     def count(self) -> Float[Tensor, "B"]:
         """Hidden frames of each clip."""
         return self.unseen.sum(1).to(self.truth.dtype)
@@ -101,8 +109,9 @@ class MaskedFrames(AudioNet):
         self.told = nn.Linear(self.backbone.dim, self.step * (options.codes if self.codes else features))
         self.pool = MeanPool(self.backbone.dim)
         self.register_buffer("probe", torch.zeros(len(fitted["classes"]), self.backbone.dim + 1))
+        self.make_narrow(fitted, preset, options)
 
-    def restore(
+    def outputs(
         self, x: Float[Tensor, "B N F"], mask: Bool[Tensor, "B N"], hidden: Bool[Tensor, "B N"]
     ) -> Float[Tensor, "B N K"]:
         """Normalised frames -> what is told of all of them; hidden ones are never read."""
@@ -112,10 +121,17 @@ class MaskedFrames(AudioNet):
 
     def forward(self, wave: Float[Tensor, "B T"], length: Int[Tensor, "B"], hidden: Bool[Tensor, "B N"]) -> Restored:
         """Samples, zero behind each clip's own ``length`` -> what is told of the frames."""
+        return self.every(wave, length, hidden)[0]
+
+    def every(
+        self, wave: Float[Tensor, "B T"], length: Int[Tensor, "B"], hidden: Bool[Tensor, "B N"]
+    ) -> tuple[Restored, list[Restored]]:
+        """What this network tells, and what the narrower ones within it do, of the same frames."""
         heard = heard_samples(hidden, length, wave.shape[1], self.front_end.hop)
         x, mask = self.frames(wave, length, heard)
         codes = None if self.codes is None else self.codes(x)
-        return Restored(self.restore(x, mask, hidden).float(), x, hidden & mask, codes)
+        wide = Restored(self.outputs(x, mask, hidden).float(), x, hidden & mask, codes)
+        return wide, [replace(wide, told=net.within(self, x, mask, hidden).float()) for net in self.narrow]
 
     def features(self, wave: Float[Tensor, "B T"], length: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
         """Whole clips -> the mean of their tokens, as `audio/classify` would hear them."""

@@ -99,6 +99,8 @@ def take(model: nn.Module, train: TrainConfig) -> dict[str, Any] | None:
         there = load(content)
     except (BadRequest, BadInput, OSError) as error:
         raise BadRequest(f"option 'train.start': {error}") from None
+    adopt = getattr(model, "adopt", None)  # an optional method of a model: what it makes of another's tensors
+    there = adopt(there) if adopt else there
     taken, left = [], {}
     with torch.no_grad():
         for name, value in _startable(model):

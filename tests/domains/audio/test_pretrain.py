@@ -84,9 +84,9 @@ def test_nothing_that_is_hidden_is_read(preset: str) -> None:
         assert not torch.allclose(before.truth, after.truth)
         x, mask = model.frames(batch["wave"], batch["length"])
         changed = torch.where(hidden[..., None], torch.randn_like(x) * 9, x)
-        torch.testing.assert_close(model.restore(x, mask, hidden), model.restore(changed, mask, hidden))
+        torch.testing.assert_close(model.outputs(x, mask, hidden), model.outputs(changed, mask, hidden))
         seen = torch.where(hidden[..., None], x, torch.randn_like(x) * 9)
-        assert not torch.allclose(model.restore(x, mask, hidden), model.restore(seen, mask, hidden))
+        assert not torch.allclose(model.outputs(x, mask, hidden), model.outputs(seen, mask, hidden))
 
 
 def test_levels_are_those_of_what_is_heard() -> None:
