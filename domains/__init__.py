@@ -81,6 +81,12 @@ def _detect_in_scene() -> type[Any]:
     return Detect
 
 
+def _scene_change() -> type[Any]:
+    from .hyperspectral.changing.task import Change
+
+    return Change
+
+
 def _pretrain_scene() -> type[Any]:
     from .hyperspectral.pretraining.task import Pretrain
 
@@ -201,6 +207,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {  # by domain, the one to begin wit
     "hyperspectral/denoise": _denoise,
     "hyperspectral/superres": _superres,
     "hyperspectral/detect": _detect_in_scene,
+    "hyperspectral/change": _scene_change,
     "hyperspectral/pretrain": _pretrain_scene,
     "graph/node": _graph_node,
     "graph/graph": _graph_graph,

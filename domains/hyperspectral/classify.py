@@ -70,7 +70,7 @@ class Classify:
         """Used bands, their means and deviations over training pixels, and the schema of the scene."""
         at = split.parts["train"]
         values, seen = spectra(data, at)
-        found = used_bands(data.scene, self.config, values, seen)
+        found = used_bands(data.scene.where, data.scene.bands, self.config, values, seen)
         label = data.index.ravel()[at]
         counts = np.bincount(label, minlength=len(data.class_ids))
         weight = counts.sum() / (len(counts) * np.maximum(counts, 1)) if self.config.balanced else np.ones(len(counts))

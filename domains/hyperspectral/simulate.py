@@ -138,7 +138,7 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, int], sigma: float)
     return (field - field.mean()) / max(field.std(), 1e-9)
 
 
-def _regions(
+def regions(
     rng: np.random.Generator, shape: tuple[int, int], pixels_per_field: float
 ) -> tuple[Int32[np.ndarray, "rows cols"], Int32[np.ndarray, "fields"]]:
     """Which field a pixel lies in, and which material (its position in MATERIALS) a field is made of."""
@@ -154,7 +154,7 @@ def _regions(
     return nearest.reshape(shape).astype(np.int32), material.astype(np.int32)
 
 
-def _noise(rng: np.random.Generator, nm: Curve, cube: Float[np.ndarray, "bands rows cols"], level: float) -> Any:
+def sensor_noise(rng: np.random.Generator, nm: Curve, cube: Float[np.ndarray, "bands rows cols"], level: float) -> Any:
     """Shot and read-out noise, an order of magnitude stronger where water vapour leaves little light."""
     vapour = 1 + 9 * np.exp(-0.5 * ((nm - 1390) / 45) ** 2) + 9 * np.exp(-0.5 * ((nm - 1870) / 70) ** 2)
     sigma = level * vapour[:, None, None] * np.sqrt(0.2 + cube)
@@ -177,22 +177,22 @@ def simulate(
     rng = np.random.default_rng(seed)
     description = sensor(bands)
     nm = np.array(description.wavelength_nm)
-    fields, material = _regions(rng, shape, pixels_per_field)
+    fields, material = regions(rng, shape, pixels_per_field)
     traits = rng.uniform(0, 1, (len(material), 4))
     spectra = np.stack([MATERIALS[m].curve(nm, v) for m, v in zip(material, traits, strict=True)])  # (fields, bands)
     brightness = 1 + 0.06 * smooth_field(rng, shape, 3.0)
     light = np.clip(1 + 0.12 * smooth_field(rng, shape, 20.0), 0.5, 1.5)
     cube = (spectra[fields] * (brightness * light)[..., None]).astype(np.float32).transpose(2, 0, 1)
     cube = gaussian_filter(cube, (0, 0.7, 0.7), mode="nearest")  # the point spread mixes neighbours
-    stored = np.clip(np.round(_noise(rng, nm, cube, noise) * REFLECTANCE), -100, 12_000).astype(np.int16)
+    stored = np.clip(np.round(sensor_noise(rng, nm, cube, noise) * REFLECTANCE), -100, 12_000).astype(np.int16)
     stored[:, :, -3:] = NODATA  # beyond the edge of the swath
     ids = np.array([MATERIALS[m].id for m in material], dtype=np.int32)[fields]
-    inner = _inside(fields) & (stored[0] != NODATA)
+    inner = inside_of(fields) & (stored[0] != NODATA)
     scene = ArrayScene("simulated", stored, description, UTM32, grid(rotation), float(NODATA))
     return Simulated(scene, np.where(inner, ids, -1).astype(np.int32), np.where(inner, fields, -1).astype(np.int32))
 
 
-def _inside(fields: Int32[np.ndarray, "rows cols"]) -> Any:
+def inside_of(fields: Int32[np.ndarray, "rows cols"]) -> Any:
     """True where all four neighbours belong to the same field."""
     padded = np.pad(fields, 1, mode="edge")
     shifted = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])

@@ -193,7 +193,8 @@ def load_tiles(source: Path, options: ClassifyOptions) -> SceneData:
     openers = [_opener(m.files["image"], options) for m in found]
     whole = mosaic(str(source), openers, max(1, options.patch_radius))
     _placed(whole)
-    pieces, names, notes = [], {}, []
+    names: dict[int, str] = {}
+    pieces, notes = [], []
     for member, opener in zip(found, openers, strict=True):
         labels = read_labels(
             member.files["label"],

@@ -10,9 +10,8 @@ from jaxtyping import Bool, Float32
 
 from shared_backbones.errors import BadInput
 
-from .bands import in_ranges, picked
+from .bands import Bands, in_ranges, picked
 from .config import ClassifyOptions
-from .data import Scene
 
 
 @dataclass(frozen=True)
@@ -27,19 +26,23 @@ class Used:
 
 
 def used_bands(
-    scene: Scene, options: ClassifyOptions, values: Float32[np.ndarray, "n b"], seen: Bool[np.ndarray, "n b"]
+    where: str,
+    bands: Bands,
+    options: ClassifyOptions,
+    values: Float32[np.ndarray, "n b"],
+    seen: Bool[np.ndarray, "n b"],
 ) -> Used:
     """Bands that the options choose and that vary over these training pixels. Raises BadInput where none does, and
     for a chosen band without data or of one value only, unless ``dead_bands`` is "drop".
     """
-    chosen = in_ranges(scene.bands, options.ranges_nm) & picked(scene.bands, options.only)
+    chosen = in_ranges(bands, options.ranges_nm) & picked(bands, options.only)
     if options.drop_bad:
-        chosen &= np.array(scene.bands.good)
+        chosen &= np.array(bands.good)
     mean, std = moments(values, seen)
     alive = chosen & np.isfinite(mean) & (std > 0)
     if not alive.any():
         raise BadInput(
-            f"{scene.where}: none of its {len(alive)} bands can be used: {int((~chosen).sum())} are left out "
+            f"{where}: none of its {len(alive)} bands can be used: {int((~chosen).sum())} are left out "
             "(bad, or out of ranges_nm), the rest hold no data or one value only at the training pixels"
         )
     dead = np.flatnonzero(chosen & ~alive)
@@ -48,11 +51,11 @@ def used_bands(
         flat = [int(b) + 1 for b in dead if np.isfinite(mean[b])]
         said = [f"band {some} {what}" for some, what in ((empty, "without data"), (flat, "of one value")) if some]
         raise BadInput(
-            f"{scene.where}: {' and '.join(said)} at all training pixels. Flag them as bad in the file (bbl), "
+            f"{where}: {' and '.join(said)} at all training pixels. Flag them as bad in the file (bbl), "
             "choose others with ranges_nm, or leave them out with --set dead_bands=drop"
         )
     index = [int(b) for b in np.flatnonzero(alive)]
-    nm = scene.bands.wavelength_nm
+    nm = bands.wavelength_nm
     return Used(
         index,
         [int(b) for b in dead],

@@ -32,12 +32,14 @@ def stream_scene(
     tile: int,
     corrupt: list[str],
     lost: float = -1.0,
+    name: str = "windows",
 ) -> None:
     """Windows (bands, rows, columns) of the used bands, NaN where not measured, through ``apply`` to ``write``.
 
     gives: numbers per pixel that ``apply`` returns. tile: side of a window in pixels, 0: chosen by how the file is
-    stored. A window that cannot be decoded becomes ``lost`` everywhere, and a line of ``corrupt``. Where the sink keeps
-    what a killed run had finished, that is written again, not made again.
+    stored. name: of this scene among those of one input. A window that cannot be decoded becomes ``lost`` everywhere,
+    and a line of ``corrupt``. Where the sink keeps what a killed run had finished, that is written again, not made
+    again.
     """
     count = len(used)
 
@@ -58,7 +60,7 @@ def stream_scene(
 
     size = window_size(scene, tile)
     where = {"shape": list(scene.shape), "tile": list(size), "halo": halo, "gives": gives}
-    keep, done = resume(sink, "windows", where, write, corrupt)
+    keep, done = resume(sink, name, where, write, corrupt)
     stream(read, apply, keep, shape=scene.shape, tile=size, halo=halo, on_error=on_error, done=done)
 
 

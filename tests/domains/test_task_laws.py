@@ -52,6 +52,11 @@ SMALL: dict[str, dict[str, Any]] = {  # the laws do not depend on size; the test
     "hyperspectral/denoise": {"simulated": {"rows": 40, "cols": 40, "bands": 12}, "block": 10, "components": 6},
     "hyperspectral/detect": {"simulated": {"rows": 40, "cols": 40, "bands": 12}, "block": 10, "near": 3},
     "hyperspectral/superres": {"simulated": {"rows": 40, "cols": 40, "bands": 12}, "block": 10, "components": 6},
+    "hyperspectral/change": {
+        "simulated": {"rows": 72, "cols": 72, "bands": 16, "pixels_per_field": 60},
+        "split": {"block": 12},
+        "patch_radius": 4,
+    },
     "hyperspectral/pretrain": {
         "simulated": {"rows": 64, "cols": 64, "bands": 24, "pixels_per_field": 60},
         "split": {"block": 12},

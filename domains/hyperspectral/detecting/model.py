@@ -81,8 +81,21 @@ class Detector(SceneFeatures):
 
 
 @torch.no_grad()
-def start_logistic(model: Detector, x: Float[Tensor, "n S"], y: Float[Tensor, "n"], steps: int = 25) -> None:
-    """The logistic over statistics by Newton's method, with a slight ridge."""
+def start_logistic(model: Detector, x: Float[Tensor, "n S"], y: Float[Tensor, "n"]) -> None:
+    """Set how the statistics are weighed."""
+    shift, spread, w = logistic(x, y)
+    model.shift.copy_(shift)
+    model.spread.copy_(spread)
+    model.weigh.weight.copy_(w[None, :-1])
+    model.weigh.bias.copy_(w[-1:])
+
+
+def logistic(
+    x: Float[Tensor, "n S"], y: Float[Tensor, "n"], steps: int = 25
+) -> tuple[Float[Tensor, "S"], Float[Tensor, "S"], Float[Tensor, "T"]]:
+    """The logistic over statistics by Newton's method, with a slight ridge: their mean and spread, then T = S + 1
+    weights of the standardised ones, the offset last.
+    """
     x, y = x.double(), y.double()
     shift, spread = x.mean(0), x.std(0).clamp_min(1e-6)
     z = torch.cat([(x - shift) / spread, torch.ones(len(x), 1, dtype=x.dtype)], 1)
@@ -92,7 +105,4 @@ def start_logistic(model: Detector, x: Float[Tensor, "n S"], y: Float[Tensor, "n
         p = (z @ w).sigmoid()
         slope = z.T @ (p - y) / len(z) + ridge @ w
         w = w - torch.linalg.solve((z * (p * (1 - p))[:, None]).T @ z / len(z) + ridge, slope)
-    model.shift.copy_(shift)
-    model.spread.copy_(spread)
-    model.weigh.weight.copy_(w[None, :-1])
-    model.weigh.bias.copy_(w[-1:])
+    return shift, spread, w

@@ -108,7 +108,7 @@ class Pretrain:
     def fit(self, data: Unlabelled, split: Split) -> Fitted:
         """Used bands, their means and deviations over what is trained on, and the schema of the scene."""
         values, seen = spectra(data.plain, self._some(data, split))
-        found = used_bands(data.scene, self.config, values, seen)
+        found = used_bands(data.scene.where, data.scene.bands, self.config, values, seen)
         return {
             "bands": data.scene.bands.to_json(),
             "used": found.index,

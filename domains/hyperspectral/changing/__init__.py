@@ -1,0 +1,1 @@
+"""Change between two dates of one place."""
