@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
-from scipy.signal import fftconvolve
+from scipy.signal import fftconvolve, istft, stft
 from torch import Tensor
 
 from .config import AugmentOptions
@@ -17,6 +17,25 @@ def speed(wave: Wave, factor: float) -> Float32[np.ndarray, "t"]:
     """Played ``factor`` times as fast: shorter, and higher in pitch. Linear interpolation."""
     n = max(1, round(len(wave) / factor))
     return np.interp(np.arange(n) * factor, np.arange(len(wave)), wave).astype(np.float32)
+
+
+def other_tract(wave: Wave, factor: float, width: int = 256, smooth: int = 24) -> Wave:
+    """As a vocal tract of 1 / ``factor`` the length would sound: formants move by ``factor``, the pitch stays.
+
+    The envelope of every short spectrum, its first ``smooth`` cepstral coefficients, is stretched over frequency, and
+    the spectrum is changed by the ratio, by 20 dB at most.
+    """
+    _, _, x = stft(wave, nperseg=width, noverlap=width * 3 // 4)
+    log = np.log(np.abs(x) + 1e-3 * max(1e-9, float(np.abs(x).mean())))
+    cepstrum = np.fft.irfft(log, axis=0)
+    cepstrum[smooth : width - smooth + 1] = 0.0
+    envelope = np.fft.rfft(cepstrum, axis=0).real
+    at = np.minimum(np.arange(len(envelope)) / factor, len(envelope) - 1)
+    low = np.minimum(at.astype(int), len(envelope) - 2)
+    share = (at - low)[:, None]
+    moved = (1 - share) * envelope[low] + share * envelope[low + 1]
+    gain = np.exp(np.clip(moved - envelope, -2.3, 2.3))
+    return istft(x * gain, nperseg=width, noverlap=width * 3 // 4)[1][: len(wave)].astype(np.float32)
 
 
 def with_noise(wave: Wave, snr_db: float, random: np.random.Generator) -> Wave:

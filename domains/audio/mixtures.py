@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int
 from torch import Tensor
 
 from ..task import Batch
-from .augment import speed
+from .augment import other_tract, speed
 from .clips import Clips
 from .separate_config import MixOptions
 
@@ -83,6 +83,9 @@ class Maker:
             wave = wave[: size - at]
             line[at : at + len(wave)], heard[at : at + len(wave)] = wave, True
             at += len(wave) + int(gap * random.uniform())
+        if self.varied and self.options.tract:
+            moved = float(np.exp(self.options.tract * random.uniform(-1, 1)))
+            line = other_tract(line, moved, round(0.032 * rate)) * heard
         if self.varied and self.options.colour_db:
             line = coloured_wave(line, self.options.colour_db, random) * heard
         power = float((line.astype(np.float64) ** 2).sum() / heard.sum())

@@ -23,6 +23,9 @@ class MixOptions(BaseModel):
     voice: float = Field(
         0.35, ge=0, lt=1, description="training voices are played faster or slower by up to exp(this): other speakers"
     )
+    tract: float = Field(
+        0.0, ge=0, lt=0.5, description="training voices have formants moved by up to exp(this), whatever their pitch"
+    )
     twins: float = Field(
         0.3, ge=0, le=1, description="share of training mixtures of one person at two speeds, a quarter octave apart"
     )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.fft import dct
 
-from domains.audio.augment import augmented, coloured, in_room, spec_augment, speed, with_noise
+from domains.audio.augment import augmented, coloured, in_room, other_tract, spec_augment, speed, with_noise
 from domains.audio.config import AugmentOptions, FrontEndOptions
 from domains.audio.frontend import FLOOR, FrontEnd, hz_of, mel_filters, mel_of
 from domains.audio.items import bucketed
@@ -197,3 +197,17 @@ def test_the_floor_is_the_power_of_white_noise() -> None:
     np.testing.assert_allclose(front.quiet.numpy(), heard, rtol=0.15)
     with pytest.raises(ValueError, match="needs level=rms"):
         FrontEndOptions(floor_db=20.0, level="none")
+
+
+def test_another_tract_moves_formants_and_keeps_the_pitch() -> None:
+    """A buzz of 100 Hz through one resonance at 1000 Hz."""
+    at = np.arange(8000) / 8000
+    k = np.arange(1, 40)
+    gain = np.exp(-(((k * 100 - 1000) / 250) ** 2)) + 0.01
+    wave = (0.05 * (gain[:, None] * np.sin(2 * np.pi * 100 * k[:, None] * at)).sum(0)).astype(np.float32)
+    np.testing.assert_allclose(other_tract(wave, 1.0), wave, atol=1e-5)
+    moved = np.abs(np.fft.rfft(other_tract(wave, 1.25)))[:4000]
+    harmonics = moved[100:4000:100]
+    assert moved[np.arange(4000) % 100 == 50].max() < 0.05 * harmonics.max()
+    centre = (harmonics**2 * np.arange(100, 4000, 100)).sum() / (harmonics**2).sum()
+    assert 1150 < centre < 1350
