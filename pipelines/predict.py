@@ -152,11 +152,14 @@ def find_model(model: str | Path, root: Path) -> Path:
     return path
 
 
-def expand(inputs: Sequence[str], out: Path, suffixes: Sequence[str] = ()) -> list[str]:
+def expand(
+    inputs: Sequence[str], out: Path, suffixes: Sequence[str] = (), whole: Callable[[Path], bool] = lambda folder: False
+) -> list[str]:
     """Files that the inputs name, each once, in order: files, folders (one level), globs, URLs, data set names.
 
     In a folder or glob only files with one of ``suffixes`` count (any, when none are given), never hidden ones nor
-    this batch's own outputs. A single name that does not exist stays, to be refused by its reader with a reason.
+    this batch's own outputs. A folder that is one input (``whole``, such as a series of slices) is not looked into. A
+    single name that does not exist stays, to be refused by its reader with a reason.
     Raises BadRequest where a folder or glob holds nothing.
     """
     found: dict[str, None] = {}
@@ -170,16 +173,18 @@ def expand(inputs: Sequence[str], out: Path, suffixes: Sequence[str] = ()) -> li
             continue
         path = Path(text)
         is_glob = not path.exists() and any(c in text for c in "*?[") and "://" not in text
-        if not path.is_dir() and not is_glob:
+        if (not path.is_dir() and not is_glob) or (path.is_dir() and whole(path)):
             found[str(path.resolve()) if path.exists() else text] = None
             continue
         matches = glob.glob(text, recursive=True) if is_glob else path.iterdir()  # noqa: PTH207 - it may be absolute
         files = [
             str(p.resolve())
             for p in sorted(map(Path, matches))
-            if p.is_file()
-            and not p.name.startswith(".")
-            and (not suffixes or p.name.lower().endswith(tuple(suffixes)))
+            if not p.name.startswith(".")
+            and (
+                (p.is_file() and (not suffixes or p.name.lower().endswith(tuple(suffixes))))
+                or (p.is_dir() and whole(p))
+            )
             and own not in p.resolve().parents
         ]
         if not files:
@@ -202,6 +207,10 @@ def input_digests(sources: Sequence[str]) -> dict[str, str | None]:
     found: dict[str, str | None] = dict.fromkeys(sources)
     for source in sources:
         path = Path(source)
+        if path.is_dir():  # one input of many files
+            parts = [f"{p.name}:{sha256_of(p)}\n" for p in sorted(path.iterdir()) if p.is_file()]
+            found[source] = hashlib.sha256("".join(parts).encode()).hexdigest()
+            continue
         if not path.is_file():
             if is_remote(source):
                 found[source] = remote.digest(source)
@@ -314,7 +323,8 @@ def predict(
         sha256 = model_digest(run)
         trained, _ = _loaded(run.resolve(), sha256)  # a model that cannot be used is refused here, once
         task, origin = trained.task, of_model(trained.meta, run, sha256, code_version(trained.task.name))
-        sources = expand(inputs, out, tuple(getattr(task, "suffixes", ())))
+        whole = getattr(task, "takes_folder", lambda folder: False)
+        sources = expand(inputs, out, tuple(getattr(task, "suffixes", ())), whole)
     function = partial(_predict_one, model=run.resolve(), sha256=sha256, out=out, origin=origin)
     with ledger.owned(out):
         with steps("plan"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -45,6 +46,13 @@ class Segment:
 
     def __init__(self, config: SegmentOptions) -> None:
         self.config = config
+
+    @staticmethod
+    def takes_folder(folder: Path) -> bool:
+        """Whether a folder is one input: slices of DICOM and no images that are inputs of their own."""
+        from .segment_predicting import is_series
+
+        return is_series(folder)
 
     def open(self, source: str) -> SegmentData:
         return open_cases(source, self.config)

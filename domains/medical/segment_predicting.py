@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 from shared_backbones.errors import BadInput
 
 from ..task import Fitted, Sink
-from .data.pairs import Grid, read_image, stem_of
+from .data.pairs import Grid, read_image, readable, stem_of
 from .data.volume import Volume, write_nifti
 from .plan import Plan
 from .segment_config import SegmentOptions
@@ -42,6 +42,14 @@ def read_source(source: str, fitted: Fitted, options: SegmentOptions) -> tuple[G
     if len(grid.image) != fitted["channels"]:
         raise BadInput(f"{source}: has {len(grid.image)} channels, the model was trained on {fitted['channels']}")
     return grid, name
+
+
+def is_series(folder: Path) -> bool:
+    """Whether a folder holds files of DICOM and none of another kind that is read here."""
+    from .data.dicom import looks
+
+    files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
+    return not any(readable(p) for p in files) and any(looks(p) for p in files)
 
 
 def _from_dicom(path: Path) -> Grid:

@@ -56,7 +56,7 @@ class Slice:
 
 def scan_series(folder: Path) -> list[SeriesFacts]:
     """The series of a folder and below, from headers alone, in order of their first files. Raises BadInput."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and _looks(p))
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and looks(p))
     if not files:
         raise BadInput(f"{folder}: no DICOM file in this folder or below it")
     found: dict[str, list[tuple[Path, Any]]] = {}
@@ -76,7 +76,7 @@ def scan_series(folder: Path) -> list[SeriesFacts]:
     ]
 
 
-def _looks(path: Path) -> bool:
+def looks(path: Path) -> bool:
     """By its name, or by the four letters behind the preamble."""
     if path.suffix.lower() in DICOMS:
         return True

@@ -1,4 +1,4 @@
-"""Pairs of images and masks: two folders, or a table; NIfTI volumes and flat images; checked against each other."""
+"""Pairs of images and masks: two folders, or a table; volumes and flat images; checked against each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from jaxtyping import Int32, Shaped
 from shared_backbones.errors import BadInput
 
 from ..geometry import Turn, canonical
-from .volume import Volume, is_nifti, missing_extra, read_header, read_nifti
+from .itk import ITK_ENDINGS, is_itk, read_itk, read_itk_header
+from .volume import Header, Volume, is_nifti, missing_extra, read_header, read_nifti
 
 FLAT_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 FOLDERS = (("images", "masks"), ("image", "label"), ("images", "labels"), ("image", "mask"), ("imagesTr", "labelsTr"))
@@ -67,9 +68,22 @@ def stem_of(path: Path) -> str:
     return name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else path.stem
 
 
+def is_volume(path: Path) -> bool:
+    """Whether a file's name says that it holds a volume with its place in space."""
+    return is_nifti(path) or is_itk(path)
+
+
+def _header(path: Path) -> Header:
+    return read_header(path) if is_nifti(path) else read_itk_header(path)
+
+
+def _volume(path: Path, labels: bool = False) -> Volume:
+    return read_nifti(path, labels=labels) if is_nifti(path) else read_itk(path, labels=labels)
+
+
 def readable(path: Path) -> bool:
     """Whether a file's name says that it is an image of a kind that is read here."""
-    return not path.name.startswith(".") and (is_nifti(path) or path.suffix.lower() in FLAT_ENDINGS)
+    return not path.name.startswith(".") and (is_volume(path) or path.suffix.lower() in FLAT_ENDINGS)
 
 
 def find_cases(source: Path) -> list[Case]:
@@ -96,7 +110,7 @@ def _from_folders(images: Path, masks: Path) -> list[Case]:
     for folder in (images, masks):
         files = sorted((p for p in folder.iterdir() if p.is_file() and readable(p)), key=lambda p: by_number(p.name))
         if not files:
-            raise BadInput(f"{folder}: is empty, or holds no .nii, .nii.gz or {', '.join(FLAT_ENDINGS)}")
+            raise BadInput(f"{folder}: is empty, or holds no .nii, .nii.gz, {', '.join((*ITK_ENDINGS, *FLAT_ENDINGS))}")
         found[folder] = {MASK_WORDS.sub("", stem_of(p)): p for p in files}
         if len(found[folder]) < len(files):
             raise BadInput(f"{folder}: holds two files for one case; name them apart, or write a manifest.csv")
@@ -138,8 +152,8 @@ def _from_table(path: Path) -> list[Case]:
 
 def header_of(path: Path) -> tuple[tuple[int, ...], int]:
     """(extents, channels) of an image before any voxel is read."""
-    if is_nifti(path):
-        return read_header(path).shape, 1
+    if is_volume(path):
+        return _header(path).shape, 1
     with _flat(path) as image:
         return (image.height, image.width), 3 if image.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr") else 1
 
@@ -169,8 +183,8 @@ def _pixels(path: Path, mode: str | None = None) -> Shaped[np.ndarray, "h w *c"]
 
 def read_image(path: Path, channels: int) -> Grid:
     """An image without a mask: flat ones with 1 (grey) or 3 (colour) channels, volumes with one."""
-    if is_nifti(path):
-        stored = read_nifti(path)
+    if is_volume(path):
+        stored = _volume(path)
         inside, turn = canonical(stored)
         return Grid(inside.voxels[None], None, inside.spacing, stored, turn)
     x = _pixels(path)
@@ -184,8 +198,8 @@ def read_image(path: Path, channels: int) -> Grid:
 
 def read_labels(path: Path) -> tuple[Int32[np.ndarray, "*axes"], Volume | None]:
     """Labels as they are stored (flat), or in canonical orientation with the volume that they came in."""
-    if is_nifti(path):
-        stored = read_nifti(path, labels=True)
+    if is_volume(path):
+        stored = _volume(path, labels=True)
         return canonical(stored)[0].voxels, stored
     x = _pixels(path)
     if x.ndim == 3:

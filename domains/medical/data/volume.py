@@ -156,7 +156,7 @@ def read_nifti(path: Path, *, labels: bool = False) -> Volume:
         "units": int(header["xyzt_units"]),
     }
     affine = np.asarray(image.affine, dtype=np.float64)
-    return Volume(_checked(voxels, str(path), labels), affine, str(path), stored)
+    return Volume(checked(voxels, str(path), labels), affine, str(path), stored)
 
 
 def _check_gzip(path: Path) -> None:
@@ -166,8 +166,8 @@ def _check_gzip(path: Path) -> None:
             pass
 
 
-def _checked(voxels: Shaped[np.ndarray, "i j k"], where: str, labels: bool) -> Shaped[np.ndarray, "i j k"]:
-    """Native byte order; float32 unless stored as whole numbers; finite."""
+def checked(voxels: Shaped[np.ndarray, "i j k"], where: str, labels: bool) -> Shaped[np.ndarray, "i j k"]:
+    """Voxels as they are kept: native byte order; float32 unless stored as whole numbers; finite."""
     whole = voxels.dtype.kind in "iub"
     if not whole:
         bad = ~np.isfinite(voxels)
