@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -28,6 +29,7 @@ from .items import ClipItems
 from .model import AudioClassifier
 from .source import open_clips
 from .splits import audit_split, make_split
+from .spotting import SPOT_FACTS, check_keywords, columns, spot_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +64,7 @@ class Classify:
         "epochs": 30, "batch_size": 64, "lr": 2e-3, "weight_decay": 0.05, "threads": 1,
     }  # fmt: skip
     default_preset: ClassVar[str] = "audio_mixer"
-    metric_facts: ClassVar[Mapping[str, MetricFact]] = CLASS_FACTS
+    metric_facts: ClassVar[Mapping[str, MetricFact]] = {**CLASS_FACTS, **SPOT_FACTS}
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
     def __init__(self, config: ClassifyOptions) -> None:
@@ -93,10 +95,12 @@ class Classify:
                 f"{data.manifest.source}: no training clip of class {', '.join(unheard)} ({split.protocol}). Add some, "
                 "leave the class out, or split otherwise"
             )
+        check_keywords(self.config, list(data.classes))
         mean, std = frame_statistics(data, split, self.config)
+        lengths = [len(data.waves[i]) / data.rate for i in split.parts["train"]]
         return {
             "rate": data.rate, "classes": list(data.classes), "class_clips": counts.tolist(), "mean": mean, "std": std,
-            "longest_s": max(len(data.waves[i]) for i in split.parts["train"]) / data.rate,
+            "longest_s": max(lengths), "median_s": float(np.median(lengths)),
         }  # fmt: skip
 
     def build(self, fitted: Fitted, preset: Preset) -> AudioClassifier:
@@ -157,14 +161,22 @@ class Classify:
         assert isinstance(model, AudioClassifier)
         rows = split.parts[part]
         z = self.logits(model, ClipItems(data, rows)).numpy()
-        return class_evidence(rows, data.labels[rows], softmax(z / float(model.temperature)), softmax(z))
+        found = class_evidence(rows, data.labels[rows], softmax(z / float(model.temperature)), softmax(z))
+        if not self.config.spot.keywords:
+            return found
+        device = model.mean.device
+
+        def say(wave: Tensor, length: Tensor) -> Tensor:
+            return (model(wave.to(device), length.to(device)) / model.temperature).cpu()
+
+        return replace(found, columns={**found.columns, **columns(say, data, rows, fitted, self.config)})
 
     def baselines(self, data: Clips, split: Split, fitted: Fitted) -> Mapping[str, Evidence]:
         """MFCC statistics with logistic regression and with an SVM, a small CNN, the most frequent class."""
         return all_baselines(data, split, fitted, self.config)
 
     def metrics(self, evidence: Evidence) -> dict[str, float]:
-        return class_scores(evidence)
+        return {**class_scores(evidence), **spot_scores(evidence, self.config.spot.per_hour)}
 
     def figures(
         self, model: nn.Module, data: Clips, split: Split, fitted: Fitted, scored: Mapping[str, Evidence]

@@ -110,8 +110,25 @@ class AudioOptions(SourceOptions):
     augment: AugmentOptions = AugmentOptions()
 
 
+class SpotOptions(BaseModel):
+    """Which classes are keywords, and the stream without any in which false alarms are counted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    keywords: tuple[str, ...] = Field((), description="classes to be spotted; the others are what else is said")
+    negatives: str | None = Field(
+        None, description="recordings without a keyword (file, folder, manifest); default: test clips of other classes"
+    )
+    minutes: float = Field(60.0, gt=0, description="of the stream that is made of those, in which clips come again")
+    window_s: float | None = Field(None, gt=0, description="what is heard at once (s); default: median of training")
+    per_hour: float = Field(1.0, gt=0, description="false alarms per hour at which misses are counted")
+    silence_db: float = Field(35.0, gt=0, description="a window so far below the loudest of its minute holds nothing")
+
+
 class ClassifyOptions(AudioOptions):
     """Options of `audio/classify`."""
+
+    spot: SpotOptions = SpotOptions()
 
     chunk_s: float = Field(2.0, gt=0, description="predictions: length of a window over long recordings (s)")
     overlap: float = Field(0.5, ge=0, lt=1, description="share of a window that the next one sees again")

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from scipy.special import ndtri
 
-from ..pictures import calibration_picture, confusion_picture
+from ..pictures import calibration_picture, confusion_picture, panel
 from ..scoring import softmax
 from ..task import Evidence, Fitted, Split
 from .clips import Clips
 from .items import ClipItems, collate
 from .model import AudioClassifier, AudioNet
+from .spotting import trade_off
 
 if TYPE_CHECKING:
     from .classify import Classify
@@ -106,16 +108,53 @@ def by_group(data: Clips, scored: Mapping[str, Evidence]) -> Figure:
     return figure
 
 
+def detection_trade_off(p: Any, truth: Any) -> Figure:
+    """Misses against false alarms of every class against the rest, pooled over the test clips, on normal deviates."""
+    hit = np.zeros(p.shape, bool)
+    hit[np.arange(len(truth)), truth] = True
+    thresholds = np.unique(np.quantile(p, np.linspace(0, 1, 400)))
+    missed = np.array([(p[hit] < t).mean() for t in thresholds])
+    false = np.array([(p[~hit] >= t).mean() for t in thresholds])
+    least = 0.5 / len(truth)
+    figure, axes = panel()
+    axes.plot(*(ndtri(np.clip(x, least, 1 - least)) for x in (false, missed)))
+    axes.axline((0, 0), slope=1, color="0.8", linewidth=0.8)
+    ticks = [t for t in (0.001, 0.01, 0.05, 0.2, 0.5) if t >= least]
+    axes.set_xticks(ndtri(ticks), [f"{t:g}" for t in ticks])
+    axes.set_yticks(ndtri(ticks), [f"{t:g}" for t in ticks])
+    axes.set(xlabel="false alarms, share of clips of other classes", ylabel="misses, share of clips of the class")
+    axes.set_title("each class against the rest, test clips", fontsize="small")
+    return figure
+
+
+def spotting_picture(evidence: Evidence, per_hour: float) -> Figure:
+    """Keywords missed against false alarms per hour of a stream that holds none."""
+    missed, alarms = trade_off(evidence)
+    hours = float(evidence.sum("stream_s")) / 3600
+    figure, axes = panel()
+    axes.plot(np.maximum(alarms, 0.3 / max(hours, 1e-9)), missed, ".-")
+    axes.axvline(per_hour, color="0.7")
+    axes.set(
+        xscale="log", ylim=(0, 1), xlabel="false alarms per hour (none: left end)", ylabel="share of keywords missed"
+    )
+    axes.set_title(f"thresholds from low to high, {hours:.2g} hours without a keyword", fontsize="small")
+    return figure
+
+
 def all_figures(
     task: Classify, model: AudioClassifier, data: Clips, split: Split, fitted: Fitted, scored: Mapping[str, Evidence]
 ) -> Mapping[str, Figure]:
     """Title -> picture."""
     rows, classes = split.parts["test"], [str(c) for c in fitted["classes"]]
     z = task.logits(model, ClipItems(data, rows)).numpy()
+    spots = "alarms" in scored["model"].columns
+    spotted = spotting_picture(scored["model"], task.config.spot.per_hour) if spots else None
     return {
         "Clips, and what was heard": clip_pictures(model, data, rows, z, classes),
         "Over time": strip(model, data, rows, classes),
         "Mistakes": confusion_picture(scored["model"], tuple(classes)),
         "Calibration": calibration_picture(scored["model"]),
         "By speaker": by_group(data, scored),
+        "Detection error trade-off": detection_trade_off(softmax(z / float(model.temperature)), data.labels[rows]),
+        **({} if spotted is None else {"Keywords missed, false alarms per hour": spotted}),
     }
