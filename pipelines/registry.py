@@ -7,6 +7,7 @@ Which version held an alias, and when, stands in ``promotions.jsonl``, since MLf
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,8 +23,8 @@ from .history import append
 from .history import rows as rows_of
 from .seal import seal, verify
 from .store import Lock, disk_full_is_clear
+from .tracking import ARTEFACTS, RUN_TAG, check, client_of, close, model_name, tags_of, track
 from .tracking import DATABASE as DATABASE
-from .tracking import RUN_TAG, check, client_of, close, model_name, tags_of, track
 from .tracking import RegistryError as RegistryError
 
 CHAMPION = "champion"
@@ -63,6 +64,7 @@ def _finished(root: Path) -> list[Path]:
 def rebuild(root: str | Path) -> None:
     """Enter every finished run below ``root``, and its aliases as the history has them."""
     root = Path(root).resolve()
+    shutil.rmtree(root / ARTEFACTS, ignore_errors=True)  # of runs by numbers that the lost database gave
     client = client_of(root)
     client.search_experiments(max_results=1)  # makes the tables, were there no run
     for folder in _finished(root):

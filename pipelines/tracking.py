@@ -1,6 +1,7 @@
 """Runs as MLflow keeps them: one SQLite file beside the runs, by an explicit address; no server, no network.
 
-A run directory is entered once with its parameters, scores and curves; its files stay where they are.
+A run directory is entered once with its parameters, scores and curves, and its model card as the description; card,
+report and configuration are its artefacts there. The weights stay where they are.
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from .card import CARD
+
 DATABASE = "mlflow.db"
 RUN_TAG = "cambium.run"
+ARTEFACTS = ".mlflow"  # below the runs
+NOTE = "mlflow.note.content"  # the tag that MLflow shows as a run's description
+_LONGEST = 5000  # characters of a tag's value
 
 
 class RegistryError(RuntimeError):
@@ -138,8 +144,8 @@ def track(client: Any, folder: Path, metrics: Mapping[str, Any]) -> str:
 
     name = model_name(metrics["task"])
     known = client.get_experiment_by_name(name)
-    place = folder.parent.as_uri()
-    experiment = known.experiment_id if known else client.create_experiment(name, artifact_location=place)
+    place = folder.parents[1] / ARTEFACTS / name
+    experiment = known.experiment_id if known else client.create_experiment(name, artifact_location=place.as_uri())
     old = _tracked(client, experiment, metrics["run"])
     if old is not None:
         if old.data.tags.get("cambium.directory") != str(folder):  # the runs were moved
@@ -153,6 +159,12 @@ def track(client: Any, folder: Path, metrics: Mapping[str, Any]) -> str:
     tags = [RunTag(k, v) for k, v in tags_of(folder, metrics).items()]
     for start in range(0, max(len(points), len(params)), 100):  # MLflow's limit for one request
         client.log_batch(run.info.run_id, points[start : start + 100], params[start : start + 100], [])
+    if (folder / CARD).is_file():
+        tags.append(RunTag(NOTE, (folder / CARD).read_text()[:_LONGEST]))
     client.log_batch(run.info.run_id, tags=tags)
+    if run.info.artifact_uri.startswith(place.as_uri()):  # else the runs were moved, and theirs is another place
+        for artefact in (folder / CARD, folder / "report.html", folder / "config.yaml"):
+            if artefact.is_file():
+                client.log_artifact(run.info.run_id, str(artefact))
     client.set_terminated(run.info.run_id, "FINISHED")
     return str(run.info.run_id)

@@ -222,6 +222,7 @@ def add_ablation(config: Any, final: Path, out: Path, quiet: bool) -> None:
 
     The ablation is a run of its own, found again like any other.
     """
+    from .card import write_card
     from .events import tell
     from .report import write_report
     from .store import write_json
@@ -236,6 +237,7 @@ def add_ablation(config: Any, final: Path, out: Path, quiet: bool) -> None:
     metrics["ablation"] = {"mixer": "identity", **{key: other[key] for key in ("run", "metrics", "cost")}}
     write_json(final / "metrics.json", metrics)
     write_report(final)
+    write_card(final)
 
 
 # ------------------------------------------------------------------------------------------ the training process

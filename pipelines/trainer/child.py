@@ -146,9 +146,11 @@ def finish(
         save_figures(staging / "figures", figures, sounds)
     metrics["usage"] = as_rows(used)
     write_json(staging / "metrics.json", metrics)
+    from ..card import write_card
     from ..report import write_report
 
     write_report(staging)
+    write_card(staging)
 
 
 def run(staging: Path, quiet: bool, share: Share | None = None) -> None:

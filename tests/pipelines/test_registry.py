@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from pipelines import registry
+from pipelines.card import write_card
 from pipelines.predict import find_model
 from pipelines.registry import RegistryError, promote, record, resolve, versions
+from pipelines.report import write_report
 from pipelines.tracking import client_of
 from shared_backbones.errors import BadRequest
 
@@ -55,14 +57,20 @@ def test_versions_aliases_and_places(root: Path) -> None:
 
 
 def test_what_is_tracked(root: Path) -> None:
-    record(add(root, "aaaaaaaaaaaa"), root)
+    folder = add(root, "aaaaaaaaaaaa")
+    write_report(folder)
+    card = write_card(folder).read_text()
+    record(folder, root)
     client = client_of(root)
     (run,) = client.search_runs([client.get_experiment_by_name("toy-rows").experiment_id])
     assert run.data.metrics["mse"] == 0.5
     assert run.data.metrics["baseline.mean.mse"] == 1.0
     assert run.data.params["train.lr"] == "0.003"
     assert run.data.tags["cambium.run"] == "aaaaaaaaaaaa"
-    assert run.info.artifact_uri.startswith((root / "toy-rows").as_uri())
+    kept = Path(run.info.artifact_uri.removeprefix("file://"))
+    assert {path.name for path in kept.iterdir()} == {"MODEL_CARD.md", "report.html", "config.yaml"}
+    assert root in kept.parents
+    assert run.data.tags["mlflow.note.content"] == card, "shown as the run's description"
     assert "bias" not in run.data.metrics  # undefined, not zero
 
 

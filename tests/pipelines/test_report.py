@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import domains
 from domains.task import MetricFact
+from pipelines.card import write_card
 from pipelines.charts import Bar, dots, lines, ticks
 from pipelines.findings import Run
 from pipelines.report import write_index, write_report
@@ -113,6 +114,28 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def test_a_card_says_what_the_model_is_good_for_and_where_it_was_not_scored(tmp_path: Path) -> None:
+    folder = make_run(
+        tmp_path / "run", audits=[{"name": "overlap", "value": 3, "passed": False, "meaning": "Windows."}]
+    )
+    card = write_card(folder).read_text()
+    for said in (
+        "# toy/rule, run",
+        "| this model | 0.374 (",
+        "| identity (ablation) | 0.39 (",
+        "| repeat last | 0.512 | ",
+        "licence CC-BY-4.0",
+        "first 60 % to learn",
+        "overlap: 3, FAILED. Windows.",
+        "the scores may be due to leakage",
+        "Other sources, sites and instruments were not scored",
+    ):
+        assert said in card, card
+    assert "&#" not in card, "Markdown is not escaped as a page is"
+    with pytest.raises(BadInput, match="not a finished run"):
+        write_card(tmp_path)
 
 
 def test_a_report_says_everything_and_fetches_nothing(tmp_path: Path) -> None:
