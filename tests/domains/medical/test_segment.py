@@ -353,12 +353,15 @@ def test_the_export_normalises_and_answers_at_another_size(normalise: str) -> No
     torch.manual_seed(0)
     model = t.build(fitted, load_preset(t.default_preset)).eval()
     p = t.portable(model, fitted)
-    shapes = ({0: torch.export.Dim("batch", min=1), **dict.fromkeys(p.free["image"], torch.export.Dim.AUTO)},)
+    batch, free = torch.export.Dim("batch", min=1), torch.export.Dim.AUTO
+    shapes = tuple({0: batch, **dict.fromkeys(p.free.get(name, ()), free)} for name in p.inputs)
     with torch.no_grad(), unchecked_shapes():
         program = torch.export.export(p.module.eval(), p.example, dynamic_shapes=shapes)
         image = 100 + 30 * torch.randn(3, 1, 45, 34)
-        labels, probability = program.module()(image)
-        wanted, expected = p.module(image)
+        fed = (image, torch.tensor([[[90.0, 25.0]]]).repeat(3, 1, 1))[: len(p.inputs)]
+        assert list(p.inputs) == (["image", "moments"] if normalise == "image" else ["image"])
+        labels, probability = program.module()(*fed)
+        wanted, expected = p.module(*fed)
     assert float((probability - expected).abs().max()) < 1e-5
     assert torch.equal(labels, wanted)
     assert set(labels.unique().tolist()) <= set(fitted["values"])
