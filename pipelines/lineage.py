@@ -26,6 +26,9 @@ def predictions(outputs: Iterable[str]) -> list[str]:
 
 def of_model(meta: Mapping[str, Any], directory: Path, sha256: str, code: str) -> dict[str, Any]:
     """Plain facts about the model that predicts. meta: ``model.json``; sha256: its digest; code: of what predicts."""
+    before = meta.get("start")
+    names = {"run": "run", "task": "task", "weights": "sha256", "data": "data_sha256"}
+    begun = {"started_from": {k: before.get(name) for k, name in names.items()}} if before else {}
     return {
         "run": meta.get("run", directory.name),
         "task": meta["task"],
@@ -33,6 +36,7 @@ def of_model(meta: Mapping[str, Any], directory: Path, sha256: str, code: str) -
         "weights": meta["weights_sha256"],
         "trained_on": {"source": meta["config"]["data"], "sha256": meta.get("data_sha256")},
         "trained_by": meta.get("code"),
+        **begun,
         "preset": meta["config"]["preset"],
         "seed": meta["config"]["seed"],
         "code": code,

@@ -50,6 +50,10 @@ def demo(
     return Answer(result, text)
 
 
+def _begun(sets: list[str] | None, start: str | None) -> list[str]:
+    return [*(sets or ()), *([] if start is None else [f"train.start={json.dumps(start)}"])]
+
+
 def train(
     task: TaskName,
     data: Source = None,
@@ -67,8 +71,7 @@ def train(
     from ..registry import record
     from ..train import train as run_training
 
-    begin = [] if start is None else [f"train.start={json.dumps(start)}"]
-    request = resolve(task, data=data, preset=preset, file=config, sets=[*(sets or ()), *begin], seed=seed)
+    request = resolve(task, data=data, preset=preset, file=config, sets=_begun(sets, start), seed=seed)
     folder = run_training(request, out, quiet=as_json)
     registered = record(folder, out)
     run = Run(folder)
@@ -91,6 +94,7 @@ def retrain(
     config: ConfigFile = None,
     sets: Sets = None,
     seed: Seed = None,
+    start: Start = None,
     judge_on: Annotated[str | None, typer.Option("--judge-on", metavar="SRC", help="Default: the data's own.")] = None,
     margin: Margin = 0.0,
     guards: Guards = None,
@@ -106,7 +110,7 @@ def retrain(
     from ..config import resolve
     from ..retrain import retrain as run_retraining
 
-    request = resolve(task, data=data, preset=preset, file=config, sets=sets or (), seed=seed)
+    request = resolve(task, data=data, preset=preset, file=config, sets=_begun(sets, start), seed=seed)
     terms = terms_of(guards, margin=margin, slower=slower, heavier=heavier, worst=worst, draws=draws)
     result = run_retraining(request, out, source=judge_on, terms=terms, accept_data=accept, quiet=as_json)
 

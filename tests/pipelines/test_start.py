@@ -14,6 +14,7 @@ from torch import nn
 
 from domains.task import Manifest, Split
 from pipelines.config import RunConfig, TrainConfig, resolve
+from pipelines.lineage import lineage
 from pipelines.runs import load_run, run_key
 from pipelines.train import train
 from pipelines.trainer import loop, plan, start
@@ -64,6 +65,9 @@ def test_a_run_starts_from_another_and_says_what_it_took(source: Path, toy_task:
     assert after.config.train.start_sha256 == before.meta["weights_sha256"]
     assert train(after.config, tmp_path, quiet=True) == run  # as config.yaml has it
     assert "start" not in before.meta
+    begun = lineage(run / "metrics.json")["started_from"]
+    assert (begun["run"], begun["weights"]) == (before.meta["run"], before.meta["weights_sha256"])
+    assert "started_from" not in lineage(source / "metrics.json")
 
 
 def test_statistics_of_the_new_task_stay_and_running_ones_are_taken() -> None:
