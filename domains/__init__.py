@@ -165,6 +165,12 @@ def _audio_pretrain() -> type[Any]:
     return Pretrain
 
 
+def _audio_regress() -> type[Any]:
+    from .audio.regress import Regress
+
+    return Regress
+
+
 def _medical_classify() -> type[Any]:
     from .medical.classify import Classify
 
@@ -218,6 +224,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {  # by domain, the one to begin wit
     "audio/classify": _audio_classify,
     "audio/recognise": _audio_recognise,
     "audio/separate": _audio_separate,
+    "audio/regress": _audio_regress,
     "audio/pretrain": _audio_pretrain,
     "medical/classify": _medical_classify,
     "medical/segment": _medical_segment,

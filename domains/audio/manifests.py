@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Entry:
     speaker: str = ""
     source: str = ""
     split: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict)  # other columns of the manifest, as they stand there
 
     @property
     def group(self) -> str:
@@ -38,7 +39,7 @@ class Entry:
         return self.speaker or self.source
 
 
-COLUMNS = tuple(f.name for f in fields(Entry) if f.name != "where")
+COLUMNS = tuple(f.name for f in fields(Entry) if f.name not in ("where", "more"))
 
 
 def entries_of(source: Path, pattern: str | None) -> list[Entry]:
@@ -135,7 +136,8 @@ def _entry(folder: Path, where: str, given: Mapping[str, Any]) -> Entry:
         )
     words = {k: str(row.get(k, "")).strip() for k in ("label", "speaker", "source", "split")}
     text = None if row.get("text") is None else str(row["text"])
-    return Entry(folder / str(row["path"]), where, start, end, text=text, **words)
+    more = {k: v for k, v in row.items() if k not in (*COLUMNS, "duration", "offset")}
+    return Entry(folder / str(row["path"]), where, start, end, text=text, more=more, **words)
 
 
 def _seconds(where: str, name: str, value: Any) -> float | None:

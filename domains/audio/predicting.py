@@ -23,6 +23,7 @@ from .items import collate
 from .manifests import MANIFESTS, Entry
 from .model import AudioClassifier
 from .pretrain_config import PretrainOptions
+from .regress_config import RegressOptions
 from .simulate import RATE, simulated
 from .source import DATASETS, SIMULATED, found_entries
 
@@ -104,7 +105,9 @@ def spanned(entry: Entry, rate: int) -> tuple[AudioFile, float]:
     return replace(file, begin=file.begin + first, length=last - first), end - entry.start
 
 
-def pieces_of(options: ClassifyOptions | PretrainOptions, entry: Entry, rate: int) -> Iterator[tuple[int, Any]]:
+def pieces_of(
+    options: ClassifyOptions | PretrainOptions | RegressOptions, entry: Entry, rate: int
+) -> Iterator[tuple[int, Any]]:
     """(first sample, samples) of an entry: windows where it is longer than ``whole_s``. Raises BadInput."""
     part, seconds = spanned(entry, rate)
     if seconds <= options.whole_s:

@@ -61,6 +61,12 @@ def say(word: int, of: Voice, random: np.random.Generator) -> Float32[np.ndarray
     return (x + of.noise * of.level * random.standard_normal(n)).astype(np.float32)
 
 
+def numbers(word: int) -> dict[str, float]:
+    """What can be told of a word by ear: where its second formant stands on the whole (kHz), and how far it moves."""
+    (_, start), (_, end) = CONTOURS[word]
+    return {"height": (start + end) / 2000, "movement": (end - start) / 1000}
+
+
 def settings(given: Mapping[str, int]) -> dict[str, int]:
     """The simulator's settings. Raises BadRequest for an unknown name or an impossible number."""
     for name in given:
@@ -86,6 +92,8 @@ def simulated(given: Mapping[str, int]) -> list[tuple[Entry, AudioFile, Float32[
             for take in range(s["takes"]):
                 x = say(word, of, random)
                 path = Path(f"{WORDS[word]}_s{who}_{take}.wav")
-                entry = Entry(path, str(path), label=WORDS[word], text=WORDS[word], speaker=f"s{who}")
+                entry = Entry(
+                    path, str(path), label=WORDS[word], text=WORDS[word], speaker=f"s{who}", more=numbers(word)
+                )
                 found.append((entry, AudioFile(path, RATE, 1, len(x), "simulated"), x))
     return found

@@ -24,6 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {  # the laws do not depend on size; the test
         "nmf": [4],
     },
     "audio/recognise": {"simulated": {"speakers": 4, "strings": 6, "words": 3, "longest": 2}, "templates": 1},
+    "audio/regress": {"simulated": {"speakers": 4, "takes": 3, "words": 3}},
     "audio/pretrain": {"simulated": {"speakers": 4, "takes": 3, "words": 3}},
     "graph/link": {"simulated": {"nodes": 200, "words": 40}, "negatives": 20},
     "graph/signals": {"lags": 4},
