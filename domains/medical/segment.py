@@ -145,10 +145,15 @@ class Segment:
     def baselines(self, data: SegmentData, split: Split, fitted: Fitted) -> Mapping[str, Evidence]:
         plan = Plan.from_json(fitted["plan"])
         rivals = fitted_rivals(data, split, plan)
-        return {
+        found = {
             name: self._scored(data, split, "test", lambda grid, f=rival: f(normalised(grid.image, plan)))
             for name, rival in rivals.items()
         }
+        rows = split.parts["test"]
+        if all(data.cases[int(row[0])].second is not None for row in rows):
+            following = iter(rows)  # pieces are scored in this order
+            found["second annotator"] = self._scored(data, split, "test", lambda grid: data.second(next(following)))
+        return found
 
     def metrics(self, evidence: Evidence) -> dict[str, float]:
         return segment_scores(evidence)

@@ -86,6 +86,15 @@ class SegmentData:
         labels = None if grid.labels is None else grid.labels[..., start:stop]
         return replace(grid, image=grid.image[..., start:stop], labels=labels, volume=None, turn=None)
 
+    def second(self, row: Int64[np.ndarray, "3"]) -> Int32[np.ndarray, "*axes"]:
+        """What another annotator drew of a piece, as positions in ``structures``. Raises BadInput."""
+        index, start, stop = (int(v) for v in row)
+        case = self.cases[index]
+        labels = read_case(replace(case, mask=case.second), self.channels).labels
+        if labels is None:
+            raise BadInput(f"{case.image}: has no second annotation")
+        return self.structures.inside(labels, str(case.second))[..., start:stop].clip(0)  # ignored: background
+
     def poisoned(self, rows: Int64[np.ndarray, "n 3"]) -> SegmentData:
         """Absurd voxels and other labels in some pieces."""
         changed = dict(self.changed)
@@ -120,6 +129,7 @@ def open_cases(source: str, options: SegmentOptions) -> SegmentData:
         cases = find_cases(Path(source))
     cases = _with_patients(cases, options.patient_pattern)
     sums = [[c.name, sha256_of(c.image), sha256_of(c.mask) if c.mask else "", c.patient, c.fold] for c in cases]
+    sums += [[c.name, sha256_of(c.second)] for c in cases if c.second is not None]
     channels = _channels(cases)
     return _checked(
         cases,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ GEOMETRY_MM = 1e-2  # how far apart image and mask may place the same voxel
 class Case:
     """One image and its mask, by path.
 
-    patient: what is never divided; "" where nothing says so. fold: as a table says.
+    patient: what is never divided; "" where nothing says so. fold: as a table says. second: another annotator's mask.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Case:
     mask: Path | None = None
     patient: str = ""
     fold: str = ""
+    second: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -140,10 +141,13 @@ def _from_table(path: Path) -> list[Case]:
             if not row[column] or not file_path.is_file():
                 raise BadInput(f"{path}, line {number}: the {column} {row[column]!r} is not there")
         name = MASK_WORDS.sub("", stem_of(files[0]))
-        cases.append(Case(name, files[0], files[1], row.get("patient") or "", row.get("fold") or ""))
+        second = path.parent / row["second"] if row.get("second") else None
+        if second is not None and not second.is_file():
+            raise BadInput(f"{path}, line {number}: the second {row['second']!r} is not there")
+        cases.append(Case(name, files[0], files[1], row.get("patient") or "", row.get("fold") or "", second))
     names = [c.name for c in cases]
     if len(set(names)) < len(names):  # files of one name in several folders
-        cases = [Case(str(c.image.relative_to(path.parent)), c.image, c.mask, c.patient, c.fold) for c in cases]
+        cases = [replace(c, name=str(c.image.relative_to(path.parent))) for c in cases]
     if any(c.patient for c in cases) and not all(c.patient for c in cases):
         number = next(i for i, c in enumerate(cases, 2) if not c.patient)
         raise BadInput(f"{path}, line {number}: no patient is given, but other lines have one")
