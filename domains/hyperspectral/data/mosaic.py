@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class Mosaic:
     nodata: float | None = None
     _open: OrderedDict[int, Scene] = field(default_factory=OrderedDict, compare=False, repr=False)
 
-    @property
+    @cached_property
     def starts(self) -> tuple[int, ...]:
         heights = [t.shape[0] + self.gap for t in self.tiles]
         return tuple(int(v) for v in np.concatenate([[0], np.cumsum(heights)[:-1]]))
