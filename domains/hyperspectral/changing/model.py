@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from shared_backbones.presets import Preset
 
-from ..detecting.model import logistic
 from ..model import SceneFeatures, box_mean
 from .classical import Linear, Mad
 
@@ -119,16 +118,6 @@ class ChangeDetector(SceneFeatures):
         out = found.new_zeros(valid.shape)
         out[valid] = found[:, 0]
         return out
-
-
-@torch.no_grad()
-def start(model: ChangeDetector, x: Float[Tensor, "n S"], y: Float[Tensor, "n"]) -> None:
-    """The logistic over the statistics."""
-    shift, spread, w = logistic(x, y)
-    model.shift.copy_(shift)
-    model.spread.copy_(spread)
-    model.weigh.weight.copy_(w[None, :-1])
-    model.weigh.bias.copy_(w[-1:])
 
 
 def measured_in_both(seen: Any) -> Any:

@@ -15,6 +15,7 @@ from shared_backbones.errors import BadInput
 
 from ...task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
 from ..bands import Bands
+from ..detecting.model import start_logistic
 from ..samples import Tiles
 from ..source import SceneData, spectra
 from ..splits import audit_split, make_split, near, unit_of
@@ -22,7 +23,7 @@ from ..statistics import moments, used_bands
 from .baselines import MOST, both_dates, classical, some
 from .classical import Linear, reweighted_mad
 from .config import ChangeOptions
-from .model import ChangeDetector, measured_in_both, start
+from .model import ChangeDetector, measured_in_both
 from .scoring import METRIC_FACTS, best_threshold, cases, scores
 from .source import load
 
@@ -108,7 +109,7 @@ class Change:
                 wanted = (batch["target"] >= 0) & measured_in_both(batch["seen"])
                 found.append(model.known(batch["cube"], batch["seen"]).movedim(1, -1)[wanted])
                 label.append(batch["target"][wanted].float())
-        start(model, torch.cat(found), torch.cat(label))
+        start_logistic(model, torch.cat(found), torch.cat(label))
 
     def items(self, data: SceneData, split: Split, fitted: Fitted, part: Part) -> Tiles:
         c = self.config

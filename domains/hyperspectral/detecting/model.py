@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -80,8 +81,17 @@ class Detector(SceneFeatures):
         return out
 
 
+@runtime_checkable
+class Weighing(Protocol):
+    """A model whose answer is a weighed sum of standardised statistics, plus what it learns."""
+
+    shift: Tensor
+    spread: Tensor
+    weigh: nn.Linear
+
+
 @torch.no_grad()
-def start_logistic(model: Detector, x: Float[Tensor, "n S"], y: Float[Tensor, "n"]) -> None:
+def start_logistic(model: Weighing, x: Float[Tensor, "n S"], y: Float[Tensor, "n"]) -> None:
     """Set how the statistics are weighed."""
     shift, spread, w = logistic(x, y)
     model.shift.copy_(shift)
