@@ -136,7 +136,7 @@ def test_retraining_from_first_to_champion(
 ) -> None:
     made: list[str] = []
 
-    def trained(config: object, out: Path, *, quiet: bool) -> Path:
+    def trained(config: object, out: Path, *, quiet: bool, share: object) -> Path:
         name = {0: "a", 1: "b"}[config.seed] * 12  # type: ignore[attr-defined]
         folder = out / "toy-rows" / name
         if not folder.exists():
@@ -156,6 +156,7 @@ def test_retraining_from_first_to_champion(
     assert (made, len(asked)) == (["a" * 12, "b" * 12], 1)
     back = retrain.retrain(requests[0], root, quiet=True)  # the former champion challenges
     assert (back["before"], back["reused_run"], back["reused_decision"]) == ("b" * 12, True, False)
+    assert [row["step"] for row in back["usage"]] == ["check", "train", "register", "judge"]
 
 
 def test_data_that_fail_their_audit_are_not_trained_on(

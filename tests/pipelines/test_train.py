@@ -67,7 +67,7 @@ def test_a_run_holds_what_the_design_says(undisturbed: Path, toy_task: str) -> N
     names = {path.name for path in undisturbed.iterdir()}
     assert names == {
         "config.yaml", "data.json", "model.safetensors", "model.json", "checkpoints", "metrics.json", "figures",
-        "report.html", "log.txt", "history.json", "reference.safetensors",
+        "report.html", "MODEL_CARD.md", "log.txt", "history.json", "reference.safetensors",
     }  # fmt: skip
     assert undisturbed.parent.name == "toy-line"
     assert [p.name for p in undisturbed.parent.iterdir()] == [undisturbed.name]  # neither lock nor staging is left
