@@ -74,6 +74,11 @@ def progress(name: str, description: str) -> Iterator[Callable[[float], None]]:
         bar.send()
 
 
+def of_inputs(share: Callable[[float], None]) -> Callable[[Any, int, int], None]:
+    """``share`` as a batch calls it after every input: with a ledger row, how many are finished, and of how many."""
+    return lambda row, finished, total: share(finished / total)
+
+
 def picture(run: Path) -> str | None:
     """The first picture of a run as an address that holds it; None where there is none, or it is too large."""
     index = run / "figures" / "figures.json"

@@ -7,7 +7,7 @@ an artifact that says what happened, and an event where inputs drifted.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from prefect.tasks import exponential_backoff
 from pipelines.alerts import HOOK
 from pipelines.seal import KEY
 
-from .artifacts import key_of, progress, show_picture, show_usage
+from .artifacts import key_of, of_inputs, progress, show_picture, show_usage
 from .predict import SomeInputsFailedError
 from .server import end_with_worker
 from .tasks import RETRIES, _worth_a_retry
@@ -82,10 +82,6 @@ def _batch_told(kind: str, model: str, found: Answer) -> Answer:
     return found
 
 
-def _inputs(share: Callable[[float], None]) -> Callable[[Any, int, int], None]:
-    return lambda row, finished, total: share(finished / total)
-
-
 @task(**_TASK, name="retrain")
 def _retrain(request: Answer, out: str, judge_on: str | None, terms: Answer, accept: bool) -> Answer:
     from pipelines.config import resolve, validated
@@ -142,7 +138,7 @@ def _batch_predict(model: str, inbox: list[str], out: str, root: str, options: A
     from pipelines.jobs import batch_predict
 
     with progress(f"batch-{model}", f"inputs predicted by {model}") as share:
-        return batch_predict(model, inbox, out, root=Path(root), progress=_inputs(share), **options)
+        return batch_predict(model, inbox, out, root=Path(root), progress=of_inputs(share), **options)
 
 
 @flow(name="batch_predict", flow_run_name="batch-{model}", **_FLOW)
@@ -170,7 +166,7 @@ def _backfill(model: str, pattern: str, first: str, last: str, out: str, root: s
     from pipelines.jobs import backfill
 
     with progress(f"backfill-{first}-{last}", f"inputs predicted by {model}") as share:
-        return backfill(model, pattern, first, last, out, root=Path(root), progress=_inputs(share), **options)
+        return backfill(model, pattern, first, last, out, root=Path(root), progress=of_inputs(share), **options)
 
 
 @flow(name="backfill", flow_run_name="backfill-{first}-{last}", **_FLOW)

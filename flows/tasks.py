@@ -22,7 +22,7 @@ from domains.public import sha256_of
 from pipelines.store import Kind, Ref, ref_of, write_text
 from shared_backbones.errors import BadInput, CambiumError
 
-from .artifacts import progress, show_batch, show_scores, show_usage
+from .artifacts import of_inputs, progress, show_batch, show_scores, show_usage
 
 RETRIES = 3
 _OURS_TO_MEND = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -96,7 +96,7 @@ def fresh(step: Any, *args: Any) -> tuple[Ref, bool]:
 # --- steps
 
 
-def quick(**options: Any) -> Any:
+def _quick(**options: Any) -> Any:
     """Settings of a step that runs every time."""
     return task(
         retries=RETRIES,
@@ -110,7 +110,7 @@ def quick(**options: Any) -> Any:
     )
 
 
-@quick()
+@_quick()
 def ingest(config: Ref) -> Ref:
     """Open and check the data that a configuration names; what comes back names its content."""
     from pipelines.config import from_yaml
@@ -140,7 +140,7 @@ def fit(config: Ref, data: Ref, code: str, out: str) -> Ref:
         return run_ref(train(request, Path(out), share=share))
 
 
-@quick()
+@_quick()
 def evaluate(run: Ref, source: str | None, folder: str) -> Ref:
     """The run's scores: its own, or those on another source, written to ``folder``."""
     if source is None:
@@ -150,7 +150,7 @@ def evaluate(run: Ref, source: str | None, folder: str) -> Ref:
     return keep(Path(folder), json.dumps(evaluate(Path(run.uri), source), indent=2), "metrics")
 
 
-@quick()
+@_quick()
 def report(run: Ref) -> Ref:
     """The run's page; written again where it is missing."""
     from pipelines.report import write_report
@@ -159,7 +159,7 @@ def report(run: Ref) -> Ref:
     return ref_of(path if path.is_file() else write_report(Path(run.uri)), "report")
 
 
-@quick()
+@_quick()
 def register(run: Ref, out: str) -> dict[str, Any]:
     """Track and register the run: model, version, aliases. The same run twice gives the same version."""
     from pipelines.registry import record
@@ -167,7 +167,7 @@ def register(run: Ref, out: str) -> dict[str, Any]:
     return record(Path(run.uri), Path(out))
 
 
-@quick()
+@_quick()
 def predict(run: Ref, request: Ref, folder: str) -> Ref:
     """Predict the inputs of a request (see ``flows.predict``); returns the summary, kept in ``folder``."""
     from pipelines.predict import predict
@@ -177,19 +177,18 @@ def predict(run: Ref, request: Ref, folder: str) -> Ref:
     asked = json.loads(request.open().read_text())
     options = {"workers": asked["workers"], "engine": asked["engine"]}
     with progress(f"predict-{Path(run.uri).name}", f"inputs predicted by {run.uri}") as share:
-        tick = lambda row, finished, total: share(finished / total)  # noqa: E731 - of inputs
-        summary = predict(run.uri, asked["inputs"], Path(asked["out"]), progress=tick, **options)
+        summary = predict(run.uri, asked["inputs"], Path(asked["out"]), progress=of_inputs(share), **options)
     return keep(Path(folder), json.dumps({**summary.to_json(), "exit_code": summary.exit_code}), "predictions")
 
 
-@quick()
+@_quick()
 def publish_scores(run: Ref, metrics: Ref, page: Ref, reused: bool, used: list[dict[str, Any]]) -> None:
     """Artifacts of a training flow: scores beside the baselines, a picture, the report, and what each step took."""
     show_scores(run, metrics, page, reused)
     show_usage(used, run.uri.rsplit("/", 1)[-1])
 
 
-@quick()
+@_quick()
 def publish_batch(summary: Ref) -> None:
     """Artifacts of a prediction flow: how many, which inputs were refused and why, and what each step took."""
     show_batch(summary)

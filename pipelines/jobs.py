@@ -75,8 +75,8 @@ def batch_predict(
     """Predict what is new in the watched folders (other inputs, such as ``simulated``, are taken as they are).
 
     A file that was written to in the last ``settle`` seconds waits for the next time: it may still be arriving.
-    ``progress(row, finished, total)`` is called after each. Returns
-    plain facts; ``said`` tells in words what was new. Raises BadRequest where there is no such model.
+    ``progress(row, finished, total)`` is called after each input. Returns plain facts; ``said`` tells in words what was
+    new. Raises BadRequest where there is no such model.
     """
     run = find_model(model, root)
     inputs, waiting = _settled(inbox, settle)
@@ -141,8 +141,7 @@ def backfill(
     if not there:
         raise BadRequest(f"none of {len(wanted)} days from {first} to {last} has an input {pattern}")
     run = find_model(model, root)
-    options: dict[str, Any] = {"root": root, "lone": False, "progress": progress}
-    summary = predict(run, there, out, workers=workers, engine=engine, **options)
+    summary = predict(run, there, out, workers=workers, engine=engine, root=root, lone=False, progress=progress)
     return _told(summary, missing=missing)
 
 

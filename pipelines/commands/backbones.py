@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ from rich.text import Text
 from shared_backbones.errors import BadRequest, CambiumError, unknown
 
 from ..console import DONE, FAILED, Answer, AsJson
+from ..events import tell
 from ..wording import words
 from . import show
 
@@ -264,7 +264,7 @@ def check(
     rows: list[dict[str, Any]] = []
     listed = names or preset_names()
     for number, preset in enumerate(map(load_preset, listed), 1):
-        print(f"[{number}/{len(listed)}] {preset.name}", file=sys.stderr, flush=True)  # a trace takes up to a minute
+        tell("preset", f"[{number}/{len(listed)}] {preset.name}", name=preset.name)  # a trace takes up to a minute
         row: dict[str, Any] = {"name": preset.name, "ranks": list(preset.ranks), "reason": ""}
         try:
             for rank in preset.ranks:
