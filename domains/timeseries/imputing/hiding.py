@@ -26,10 +26,10 @@ def hidden(shape: tuple[int, ...], config: ImputeConfig, random: np.random.Gener
     *lead, steps, series = shape
     across = series if config.hide == "blocks" else 1
     ends, begins = 1 / config.gap, min(1.0, config.share / (config.gap * (1 - config.share)))
-    luck = draws((steps, *lead, across), random)
-    state = luck[0] < config.share
+    state = draws((*lead, across), random) < config.share
+    luck = draws((steps, *lead, across), random)  # row t says whether the state changes behind step t
     found = np.empty(luck.shape, bool)
     for t in range(steps):
         found[t] = state
-        state = np.where(state, luck[t - 1] >= ends, luck[t - 1] < begins)
+        state = np.where(state, luck[t] >= ends, luck[t] < begins)
     return np.broadcast_to(np.moveaxis(found, 0, -2), shape).copy()

@@ -33,6 +33,10 @@ def test_hidden_has_the_share_and_the_length_asked_for(kind: str) -> None:
     assert abs(length - (6 if kind != "points" else 1 / 0.7)) < 0.5
     again = hidden((40, 400, 8), config, np.random.default_rng(0))
     assert np.array_equal(found, again)
+    if kind == "blocks":  # the start says nothing of the change behind it
+        first = hidden((4000, 3, 4), config, np.random.default_rng(1))
+        pair = first[:, 0] & first[:, 1]
+        assert abs(first[:, 2][pair].mean() - 5 / 6) < 0.03
 
 
 @settings(max_examples=60)
