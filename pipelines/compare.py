@@ -21,6 +21,7 @@ from .charts import Bar, dots
 from .config import RunConfig, build_preset, build_task, parse_set, read_yaml, resolve
 from .events import tell
 from .findings import Run
+from .grid import combinations, parts_of
 from .report import axis_of, data_card, environment, link
 from .store import finite, write_json, write_text
 from .train import train
@@ -37,7 +38,7 @@ class Candidate:
     """A preset, as it is or with every mixer replaced by another.
 
     mixer: NAME or NAME:option=value:option=value. alone: the mixer is what is compared, and names the candidate.
-    setting: an option of the task, as NAME=VALUE, where the comparison takes several.
+    setting: options of the task, as NAME=VALUE; NAME=VALUE, where the comparison takes several; see :mod:`.grid`.
     """
 
     preset: str
@@ -79,18 +80,24 @@ class Asked:
     data: str | None
     file: Path | None
     sets: tuple[str, ...]
+    vary: tuple[str, ...] = ()  # NAME=VALUE,VALUE: every combination is a setting
 
     def config(self, candidate: Candidate, seed: int, rate: float | None) -> RunConfig:
-        sets = [*self.sets, *([] if candidate.setting is None else [candidate.setting])]
+        options, source = parts_of(candidate.setting)
+        sets = [*self.sets, *options]
         if candidate.mixer is not None:
             option = mixer_option(candidate.mixer)
             sets.append(f"model.mixer={option if isinstance(option, str) else json.dumps(option)}")
         sets += [] if rate is None else [f"train.lr={rate!r}"]
         sets = [text.replace("{seed}", str(seed)) for text in sets]  # split.index={seed}: another split for each seed
-        return resolve(self.task, data=self.data, preset=candidate.preset, file=self.file, sets=sets, seed=seed)
+        data = source or self.data
+        return resolve(self.task, data=data, preset=candidate.preset, file=self.file, sets=sets, seed=seed)
 
     def settings(self) -> list[str | None]:
-        """Every value of the options that the task wants taken in turn, but for those that are set."""
+        """Every combination of the options to vary; else each value of those that the task wants taken in turn, but
+        for those that are set."""
+        if self.vary:
+            return list(combinations(self.vary))
         given = {parse_set(text)[0][0] for text in self.sets}
         each = {k: v for k, v in getattr(load_task(self.task), "each", {}).items() if k not in given}
         found: list[str | None] = [f"{name}={value}" for name, values in each.items() for value in values]
@@ -98,14 +105,15 @@ class Asked:
 
 
 def candidates(
-    asked: Asked, presets: Sequence[str], mixers: Sequence[str] = (), ladder: bool = False
+    asked: Asked, presets: Sequence[str], mixers: Sequence[str] = (), ladder: bool = False, ablation: bool = True
 ) -> list[Candidate]:
     """What is trained: each preset and its ablation, unless it mixes nothing already; or, with ``mixers``, each preset
-    with each of these in place of its own. ``ladder``: the rungs of LADDER in place of the identity alone.
+    with each of these in place of its own. ``ladder``: the rungs of LADDER in place of the identity alone;
+    ``ablation`` False: none of them.
 
     Raises BadRequest for one named twice.
     """
-    rungs = [name for name in LADDER if name in MIXERS] if ladder else [IDENTITY]
+    rungs = ([name for name in LADDER if name in MIXERS] if ladder else [IDENTITY]) if ablation else []
     found: list[Candidate] = []
     for what, names in (("preset", presets), ("mixer", mixers)):
         if len(set(names)) != len(names):
@@ -218,7 +226,9 @@ def baseline_rows(runs: Sequence[Run], setting: str | None = None) -> list[dict[
         if len(values) == len(runs) and all(math.isfinite(v) for v in values):
             low, high = interval_of_mean(values)
             named = {"method": name if setting is None else f"{name}, {setting}", "of": name, "setting": setting}
-            rows.append({**named, "kind": "baseline", metric: fmean(values), "seeds_low": low, "seeds_high": high})
+            scored = {metric: fmean(values), "seeds_low": low, "seeds_high": high}
+            others = {n: _mean([r.baselines[name][n].value for r in runs]) for n in runs[0].baselines[name]}
+            rows.append({**named, "kind": "baseline", **scored, "metrics": others})
     return rows
 
 
@@ -247,21 +257,24 @@ def compare(
     rates: Sequence[float] | None = None,
     file: Path | None = None,
     sets: Sequence[str] = (),
+    vary: Sequence[str] = (),
+    ablation: bool = True,
     out: Path = Path("runs"),
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train every candidate for every seed (finished runs are found) and set them side by side.
 
-    Without ``presets`` the task's own is taken; see :func:`candidates` for ``mixers`` and ``ladder``. With ``rates``,
-    or where the task names some, each candidate first finds its own learning rate on validation. Writes compare.json
-    and compare.html into ``out/<domain>-<task>/compare-<id>/`` and returns what the JSON holds. Raises BadRequest
-    before anything is trained where the request cannot be met.
+    vary: NAME=VALUE,VALUE; every combination is a setting of its own (``data=A,B``: sources). ablation: also each
+    preset without mixing. Without ``presets`` the task's own is taken; see :func:`candidates` for ``mixers`` and
+    ``ladder``. With ``rates``, or where the task names some, each candidate first finds its own learning rate on
+    validation. Writes compare.json and compare.html into ``out/<domain>-<task>/compare-<id>/`` and returns what the
+    JSON holds. Raises BadRequest before anything is trained where the request cannot be met.
     """
     if seeds < 1:
         raise BadRequest(f"--seeds must be at least 1, got {seeds}")
-    asked = Asked(task, data, file, tuple(sets))
+    asked = Asked(task, data, file, tuple(sets), tuple(vary))
     presets = list(presets) or [load_task(task).default_preset]
-    listed, cannot = considered(asked, candidates(asked, presets, mixers, ladder))
+    listed, cannot = considered(asked, candidates(asked, presets, mixers, ladder, ablation))
     if rates is None and not any(parse_set(text)[0] == ["train", "lr"] for text in sets):
         rates = getattr(load_task(task), "rates", None)
     rows: list[dict[str, Any]] = []
@@ -282,6 +295,8 @@ def compare(
     request = {"task": task, "presets": presets, "seeds": seeds, "data": example.data["sha256"]}
     request |= {"rates": list(rates or []), "sets": list(sets)}
     request |= {"mixers": list(mixers), "ladder": ladder} if mixers or ladder else {}
+    request |= {"vary": list(vary)} if vary else {}
+    request |= {} if ablation else {"ablation": False}
     columns = ["method", metric, "seeds_low", "seeds_high", "bootstrap_low", "bootstrap_high", "lr"]
     columns += [name for name in ("steps_to", "state_size") if any(r.get(name) is not None for r in rows)]
     columns += COSTS

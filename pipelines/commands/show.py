@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..events import json_lines, tell
+from ..grid import settings_table
 from ..wording import plain, short, words
 
 if TYPE_CHECKING:
@@ -146,8 +147,8 @@ def batch(console: Console, summary: Summary) -> None:
     print(f"ledger: {summary.out / 'ledger.jsonl'}")
 
 
-def comparison(console: Console, result: Mapping[str, Any]) -> None:
-    """Presets or mixers side by side."""
+def comparison(console: Console, result: Mapping[str, Any], metrics: Sequence[str] = ()) -> None:
+    """Presets or mixers side by side; ``metrics``: what the tables by setting hold (default: the headline)."""
     metric, rows = result["metric"], []
     more = {k: v for k, v in _MORE.items() if k in result["columns"]}
     for row in result["rows"]:
@@ -160,7 +161,7 @@ def comparison(console: Console, result: Mapping[str, Any]) -> None:
     extra = [solved if k == "steps_to" else v for k, v in more.items()]
     headings = ["", words(metric), "over seeds", "over test units", "lr", *extra, "parameters", "items/s"]
     table(console, headings, rows)
-    _by_setting(console, result)
+    _by_setting(console, result, metrics)
     for refused in result.get("cannot", ()):
         console.print(Text(f"cannot: {refused['method']}: {refused['reason']}"))
     for warning in result["warnings"]:
@@ -173,18 +174,28 @@ def comparison(console: Console, result: Mapping[str, Any]) -> None:
 _MORE = {"steps_to": "steps", "state_size": "state"}
 
 
-def _by_setting(console: Console, result: Mapping[str, Any]) -> None:
-    """Methods down, settings across, where the task was asked in several."""
-    settings = list(dict.fromkeys(r.get("setting") for r in result["rows"]))
-    if len(settings) < 2:
+def _by_setting(console: Console, result: Mapping[str, Any], metrics: Sequence[str]) -> None:
+    """Methods down, settings across (the other way round where these are many), where there are several settings."""
+    if len({r.get("setting") for r in result["rows"]}) < 2:
         return
-    found = {(r["of"], r["setting"]): short(r[result["metric"]]) for r in result["rows"]}
     refused = {r["method"] for r in result.get("cannot", ())}
-    methods = dict.fromkeys(r["of"] for r in result["rows"])
-    rows = [
-        [words(m), *(found.get((m, s), "cannot" if f"{m}, {s}" in refused else "") for s in settings)] for m in methods
-    ]
-    table(console, [words(result["metric"]), *map(str, settings)], rows)
+    for metric in metrics or [result["metric"]]:
+        methods, found = settings_table(result["rows"], metric)
+        told = [
+            [_told_score(v, f"{words(m)}, {s}" in refused) for m, v in zip(methods, row, strict=True)]
+            for s, row in found
+        ]
+        names = [setting for setting, _ in found]
+        if len(names) > len(methods):
+            rows = [[name, *cells] for name, cells in zip(names, told, strict=True)]
+            table(console, [words(metric), *map(words, methods)], rows)
+        else:
+            rows = [[words(m), *cells] for m, cells in zip(methods, zip(*told, strict=True), strict=True)]
+            table(console, [words(metric), *names], rows)
+
+
+def _told_score(value: float | None, refused: bool) -> str:
+    return short(value, 4) if value is not None else "cannot" if refused else ""
 
 
 def exported(console: Console, result: Mapping[str, Any]) -> None:

@@ -176,6 +176,14 @@ def compare(
     seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Seeds 0 to N - 1 for each.")] = 1,
     data: Source = None,
     rates: Annotated[str | None, typer.Option("--lr", metavar="a,b,c", help="Sweep, chosen on validation.")] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vary", metavar="a=1,2", help="An option's values; may be repeated, all combinations; data=A,B too."
+        ),
+    ] = None,
+    ablation: Annotated[bool, typer.Option("--ablation/--no-ablation", help="Presets without mixing too.")] = True,
+    metrics: Annotated[str | None, typer.Option("--metrics", metavar="a,b", help="Of the tables by setting.")] = None,
     config: ConfigFile = None,
     sets: Sets = None,
     out: Out = RUNS,
@@ -185,8 +193,15 @@ def compare(
 
     A mixer is NAME or NAME:option=value, such as delta:decay=true:gate=true.
     """
+    from domains import load_task
+    from shared_backbones.errors import unknown
+
     from ..compare import compare as run_comparison
 
+    shown = _listed(metrics, "--metrics") if metrics is not None else ()
+    for name in shown:
+        if name not in load_task(task).metric_facts:
+            raise unknown(f"metric of {task}", name, load_task(task).metric_facts)
     result = run_comparison(
         task,
         _listed(presets, "--presets") if presets is not None else (),
@@ -197,10 +212,12 @@ def compare(
         rates=[_number(rate, "--lr") for rate in _listed(rates, "--lr")] if rates is not None else None,
         file=config,
         sets=sets or (),
+        vary=vary or (),
+        ablation=ablation,
         out=out,
         quiet=as_json,
     )
-    return Answer(result, lambda console: show.comparison(console, result))
+    return Answer(result, lambda console: show.comparison(console, result, shown))
 
 
 def lineage(

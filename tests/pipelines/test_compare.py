@@ -12,6 +12,7 @@ from scipy import stats
 
 from pipelines import compare as module
 from pipelines.compare import Asked, candidates, compare, considered, interval_of_mean, mixer_option, steps_to
+from pipelines.grid import combinations, parts_of, settings_table
 from shared_backbones.errors import BadRequest
 
 from .made import make_run, rows_task  # noqa: F401 - a fixture
@@ -147,3 +148,39 @@ def test_parameters_are_held_against_the_first_of_the_same_setting() -> None:
         for name, n in (("a", 100), ("b", 120))
     ]
     assert len(module._warnings(rows)) == 2
+
+
+def test_every_combination_is_a_setting_and_the_last_option_has_a_mean() -> None:
+    assert combinations(["lookback=96,336", "grid=[8,8],[4,4]"]) == [
+        f"lookback={a}; grid={b}" for a in (96, 336) for b in ("[8,8]", "[4,4]")
+    ]
+    assert parts_of("data=ett_h1; lookback=96") == (["lookback=96"], "ett_h1")
+    assert parts_of(None) == ([], None)
+    for bad in (["lookback"], ["=1"], ["a="], ["a=1,1"], ["a=1", "a=2"]):
+        with pytest.raises(BadRequest, match="--vary"):
+            combinations(bad)
+    rows = [
+        {"of": m, "setting": f"a={a}; b={b}", "mse": x * a + b, "metrics": {"mae": x}}
+        for m, x in (("one", 1.0), ("two", 2.0))
+        for a in (1, 2)
+        for b in (3, 5)
+        if (m, a, b) != ("two", 2, 5)
+    ]
+    methods, table = settings_table(rows, "mse")
+    assert methods == ["one", "two"]
+    assert table == [
+        ("a=1; b=3", [4.0, 5.0]), ("a=1; b=5", [6.0, 7.0]), ("a=1; mean over b", [5.0, 6.0]),
+        ("a=2; b=3", [5.0, 7.0]), ("a=2; b=5", [7.0, None]), ("a=2; mean over b", [6.0, None]),
+    ]  # fmt: skip
+    assert settings_table(rows, "mae")[1][0] == ("a=1; b=3", [1.0, 2.0])
+
+
+def test_settings_of_one_command(trained: list[Any], tmp_path: Path) -> None:
+    result = compare(
+        "toy/rows", [PRESET], vary=["train.lr=0.1,0.01"], ablation=False, out=tmp_path / "runs", quiet=True
+    )
+    assert [r["method"] for r in result["rows"]] == [
+        f"{m}, train.lr={lr}" for m in ("rows", "mean") for lr in (0.1, 0.01)
+    ]
+    assert [rate for _, rate, _ in trained] == [0.1, 0.01]
+    assert settings_table(result["rows"], "mse")[1][-1][0] == "mean over train.lr"
