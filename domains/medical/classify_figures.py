@@ -16,6 +16,7 @@ from .canvas import as_tensor
 from .cases import Cases
 from .classify_model import ImageClassifier
 from .classify_scoring import names_of, roc, table_of, weights_of
+from .corruption_pictures import corruption_picture
 from .corruptions import CORRUPTIONS, LEVELS, corrupted
 from .data.images import as_bytes
 
@@ -149,23 +150,7 @@ def corruption_scores(
 def corruption_curves(task: Classify, model: ImageClassifier, data: Cases, rows: Any) -> Figure:
     """AUROC of the test part under every corruption, level by level, and an example of each."""
     scores = corruption_scores(task, model, data, rows)
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    halves: Any = figure.subfigures(1, 2, width_ratios=(1.1, 1))
-    left, right = halves
-    axes = left.subplots()
-    for i, (name, values) in enumerate(scores.items()):
-        style = ("-", "--", ":")[i // 3]
-        axes.plot([0, *LEVELS], values, style, marker="o", markersize=3, label=f"{name} {np.mean(values[1:]):.3f}")
-    mean = float(np.mean([values[1:] for values in scores.values()]))
-    axes.set(xlabel="level", ylabel="AUROC", title=f"{len(rows)} test cases; clean {values[0]:.3f}, mean {mean:.3f}")
-    axes.legend(fontsize="x-small", title="mean over levels", title_fontsize="x-small")
-    one = as_tensor(data.canvases[rows[:1]])
-    for axes, name in zip(right.subplots(3, 3).ravel(), CORRUPTIONS, strict=True):
-        shown = corrupted(one, name, 4)[0].permute(1, 2, 0).numpy()
-        axes.imshow(shown[..., 0] if shown.shape[2] == 1 else shown, cmap="gray", vmin=0, vmax=1)
-        axes.set_title(f"{name}, level 4", fontsize="x-small")
-        axes.axis("off")
-    return figure
+    return corruption_picture(scores, as_tensor(data.canvases[rows[:1]]), "AUROC", f"{len(rows)} test cases")
 
 
 def all_figures(

@@ -61,6 +61,10 @@ class SegmentOptions(TaskConfig):
     dice: float = Field(1.0, ge=0, description="weight of the Dice loss beside the cross-entropy")
     overlap: float = Field(0.5, ge=0, lt=1, description="of neighbouring windows, as a share of the window")
     blend: Literal["gaussian", "hann", "constant"] = Field("gaussian", description="weights of overlapping windows")
+    views: int = Field(
+        1, ge=1, le=8, description="mirrored views of each window that are averaged; their spread is told"
+    )
+    corrupted: int = Field(4, ge=0, description="test cases in the corruption curves, one window of each; 0: none")
     simulated: dict[str, int] = Field(
         default_factory=dict, description="for --data simulated: dimensions, cases, size, structures, seed"
     )

@@ -13,6 +13,7 @@ from ..pictures import panel
 from ..task import Evidence, Fitted, Split
 from .plan import Plan
 from .segment_predicting import blend_of
+from .segment_robustness import chosen_rows, corruption_curves, corruption_scores
 from .segment_scoring import state_counts
 from .segment_source import SegmentData
 from .segment_windows import segment
@@ -35,12 +36,16 @@ def draw(
     scored: Mapping[str, Evidence],
 ) -> dict[str, Figure]:
     """Title -> figure, for the report."""
-    return {
+    found = {
         "Overlays": overlays(task, model, data, split, fitted, scored["model"]),
         "Dice of every case": strip(data, scored),
         "Structures": structures_figure(data, scored),
         "Plan": plan_figure(fitted),
     }
+    if task.config.corrupted:
+        rows, plan = chosen_rows(split.parts["test"], task.config.corrupted), Plan.from_json(fitted["plan"])
+        found["Corruptions"] = corruption_curves(data, rows, plan, corruption_scores(model, data, rows, plan))
+    return found
 
 
 def case_dice(evidence: Evidence) -> Float[np.ndarray, "cases"]:
@@ -58,8 +63,8 @@ def overlays(
     plan, dice = Plan.from_json(fitted["plan"]), case_dice(evidence)
     order = np.argsort(dice)
     chosen = [int(order[i]) for i in sorted({0, len(order) // 2, len(order) - 1})][:SHOWN]
-    columns = 3 if data.rank == 3 else 2
-    figure = Figure(figsize=(3.2 * columns, 3.3 * len(chosen)), layout="constrained")
+    columns = 6 if data.rank == 3 else 2
+    figure = Figure(figsize=((3.2, 2.4)[data.rank - 2] * columns, 3.3 * len(chosen)), layout="constrained")
     grid_of_axes = figure.subplots(len(chosen), columns, squeeze=False)
     for axes, i in zip(grid_of_axes, chosen, strict=True):
         row = split.parts["test"][i]
@@ -79,16 +84,17 @@ def overlays(
 
 
 def planes(axes: Any, image: Any, truth: Any, guess: Any, spacing: Sequence[float]) -> None:
-    """Sagittal, coronal, axial through the voxel around which most errors lie."""
+    """Sagittal, coronal, axial through the voxel around which most errors lie: contours, then errors."""
     wrong = (truth != guess) & (truth >= 0)
     at = np.argwhere(wrong if wrong.any() else truth >= 0)
     centre = np.median(at, 0).astype(int)
-    for axis, ax in enumerate(axes):
+    for axis in range(3):
         index = int(centre[axis])
         rows, cols = (a for a in range(3) if a != axis)
         view = [np.flipud(v.take(index, axis).T) for v in (image, truth, guess)]  # head up, front or right to the right
-        overlay(ax, view[0], view[1], view[2], spacing[cols] / spacing[rows])
-        ax.set_xlabel(f"{PLANES[axis]} {index}", fontsize="x-small")
+        for ax, draw_on in ((axes[axis], overlay), (axes[3 + axis], errors)):
+            draw_on(ax, view[0], view[1], view[2], spacing[cols] / spacing[rows])
+        axes[axis].set_xlabel(f"{PLANES[axis]} {index}", fontsize="x-small")
 
 
 def overlay(

@@ -49,13 +49,18 @@ def scaled_(x: Float32[Tensor, "C *axes"], plan: Plan, scale: Tensor, shift: Ten
     return x.mul_(scale.reshape(column)).add_(shift.reshape(column))
 
 
-def prepare(grid: Grid, plan: Plan) -> Prepared:
-    """A piece as the network is trained on it."""
+def seen_by(grid: Grid, plan: Plan) -> Float32[Tensor, "C *axes"]:
+    """The whole image at the plan's spacing, normalised."""
     shape = shape_at(grid.shape, grid.spacing, plan.spacing)
     scale, shift = (torch.from_numpy(v) for v in factors(grid.image, plan))
-    image = scaled_(resample(voxels_of(grid.image), shape).clone(), plan, scale, shift)
+    return scaled_(resample(voxels_of(grid.image), shape).clone(), plan, scale, shift)
+
+
+def prepare(grid: Grid, plan: Plan) -> Prepared:
+    """A piece as the network is trained on it."""
+    image = seen_by(grid, plan)
     assert grid.labels is not None
-    labels = np.ascontiguousarray(resample_labels(grid.labels, shape)).astype(np.int64)
+    labels = np.ascontiguousarray(resample_labels(grid.labels, image.shape[1:])).astype(np.int64)
     flat, rng, places = labels.ravel(), np.random.default_rng(0), []
     for structure in np.unique(flat[flat > 0]):
         at = np.flatnonzero(flat == structure)

@@ -20,11 +20,12 @@ from .segment_simulate import simulated
 from .segment_source import SIMULATED
 from .segment_windows import Answer, Blend, segment
 
+UNCERTAINTY = "largest deviation over the views of a structure's probability, 255 is 0.5"
 FAR = 3.0  # a spacing that differs by more than this from training is worth a note
 
 
 def blend_of(options: SegmentOptions) -> Blend:
-    return Blend(options.overlap, options.blend)
+    return Blend(options.overlap, options.blend, options.views)
 
 
 def read_source(source: str, fitted: Fitted, options: SegmentOptions) -> tuple[Grid, str]:
@@ -63,17 +64,24 @@ def _from_dicom(path: Path) -> Grid:
 
 
 def predict_file(model: Segmenter, fitted: Fitted, source: str, sink: Sink, options: SegmentOptions) -> dict[str, Any]:
-    """Writes ``<name>_labels`` and ``<name>_certainty`` (.nii.gz or .png) on the grid of the source; returns facts."""
+    """Writes ``<name>_labels`` and ``<name>_certainty`` (.nii.gz or .png) on the grid of the source; returns facts.
+
+    Where several views are asked for also ``<name>_uncertainty``.
+    """
     grid, name = read_source(source, fitted, options)
     plan = Plan.from_json(fitted["plan"])
     answer = segment(model, grid.image, grid.spacing, plan, blend_of(options))
     values = np.array(fitted["values"])
     table = values.astype(np.uint8 if values.min() >= 0 and values.max() < 256 else np.int32)
     labels = table[answer.labels]
-    if grid.volume is None:
-        _write_flat(sink, name, labels, answer)
-    else:
-        _write_volume(sink, name, grid, labels, answer)
+    maps = {"labels": labels, "certainty": answer.sure}
+    if answer.spread is not None:
+        maps["uncertainty"] = answer.spread
+    for what, voxels in maps.items():
+        if grid.volume is None:
+            _write_flat(sink, f"{name}_{what}", voxels)
+        else:
+            _write_volume(sink, f"{name}_{what}", grid, voxels)
     return {
         "shape": list(grid.shape),
         "spacing": [float(s) for s in grid.spacing],
@@ -81,6 +89,7 @@ def predict_file(model: Segmenter, fitted: Fitted, source: str, sink: Sink, opti
         "amounts": _amounts(answer, grid, fitted),
         "mean_certainty": float(answer.sure.mean() / 255),
         "certainty": "largest probability, 255 is 1",
+        **({} if answer.spread is None else {"mean_uncertainty": answer.mean_spread, "uncertainty": UNCERTAINTY}),
         "notes": [*_notes(grid, fitted), "for research use only"],
     }
 
@@ -99,17 +108,15 @@ def _notes(grid: Grid, fitted: Fitted) -> list[str]:
     return [f"spacing {grid.spacing} is {ratio:.1f} times off that of training, {fitted['plan']['spacing']}"]
 
 
-def _write_volume(sink: Sink, name: str, grid: Grid, labels: Shaped[np.ndarray, "i j k"], answer: Answer) -> None:
+def _write_volume(sink: Sink, name: str, grid: Grid, voxels: Shaped[np.ndarray, "i j k"]) -> None:
     assert grid.volume is not None
     assert grid.turn is not None
-    for what, voxels in (("labels", labels), ("certainty", answer.sure)):
-        with sink.file(f"{name}_{what}.nii.gz") as path:
-            write_nifti(path, Volume(grid.turn.back(voxels), grid.volume.affine, name, grid.volume.stored))
+    with sink.file(f"{name}.nii.gz") as path:
+        write_nifti(path, Volume(grid.turn.back(voxels), grid.volume.affine, name, grid.volume.stored))
 
 
-def _write_flat(sink: Sink, name: str, labels: Shaped[np.ndarray, "h w"], answer: Answer) -> None:
+def _write_flat(sink: Sink, name: str, pixels: Shaped[np.ndarray, "h w"]) -> None:
     from PIL import Image
 
-    for what, pixels in (("labels", labels), ("certainty", answer.sure)):
-        with sink.file(f"{name}_{what}.png") as path:
-            Image.fromarray(np.ascontiguousarray(pixels)).save(path, format="PNG")
+    with sink.file(f"{name}.png") as path:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(path, format="PNG")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations, islice
 
 import numpy as np
 import torch
@@ -26,10 +27,14 @@ Probabilities = Callable[[slice, Tensor], None]
 
 @dataclass(frozen=True)
 class Blend:
-    """How windows lie and are averaged: overlap as a share of the window, weights as in :mod:`domains.tiling`."""
+    """How windows lie and are averaged: overlap as a share of the window, weights as in :mod:`domains.tiling`.
+
+    views: mirrored views of each window that are averaged; 1: the window as it is.
+    """
 
     overlap: float = 0.5
     kind: str = "gaussian"
+    views: int = 1
 
     def stride(self, patch: Sequence[int]) -> tuple[int, ...]:
         return tuple(max(1, int(p * (1 - self.overlap))) for p in patch)
@@ -41,12 +46,30 @@ def order_of(shape: Sequence[int]) -> tuple[int, ...]:
     return (first, *(axis for axis in range(len(shape)) if axis != first))
 
 
-def apply_to(model: nn.Module, across: int | None) -> Callable[[Tensor], Tensor]:
-    """(C, *window) -> probabilities (K, *window), in the canonical order of axes."""
+def mirrors(rank: int, views: int) -> list[tuple[int, ...]]:
+    """Sets of axes to mirror: none, then single ones, then pairs; at most ``views`` of the 2^rank there are."""
+    axes = range(rank)
+    return list(islice(chain.from_iterable(combinations(axes, n) for n in range(rank + 1)), views))
+
+
+def apply_to(model: nn.Module, across: int | None, views: int = 1) -> Callable[[Tensor], Tensor]:
+    """(C, *window) -> probabilities (K, *window), in the canonical order of axes.
+
+    With several views their mean, and as channel K the largest deviation over views of any structure's probability.
+    """
 
     def apply(x: Tensor) -> Tensor:
-        device = next(model.parameters()).device
-        return unsqueezed(model(squeezed(x[None], across).to(device)).softmax(1), across)[0].cpu()
+        flat = squeezed(x[None], across).to(next(model.parameters()).device)
+        if views == 1:
+            return unsqueezed(model(flat).softmax(1), across)[0].cpu()
+        turns = [[2 + axis for axis in axes] for axes in mirrors(flat.ndim - 2, views)]
+        mean = squares = torch.zeros(())
+        for n, turn in enumerate(turns, 1):  # view by view: all of them at once would be held for every class
+            p = model(flat.flip(turn)).softmax(1).flip(turn)
+            before, mean = mean, p / n if n == 1 else mean + (p - mean) / n
+            squares = torch.zeros_like(p) if n == 1 else squares + (p - before) * (p - mean)
+        spread = (squares / len(turns)).amax(1, keepdim=True).clamp_min(0).sqrt()
+        return unsqueezed(torch.cat([mean, spread], 1), across)[0].cpu()
 
     return apply
 
@@ -64,7 +87,8 @@ def stream_probabilities(
 ) -> None:
     """Probabilities on the image's own grid: ``write`` gets (rows, (K, *slab)) in order along the axis ``order[0]``.
 
-    The slab's axes stand in that order too. The model must be in evaluation mode.
+    The slab's axes stand in that order too. With several views there is one channel more, their deviation. The model
+    must be in evaluation mode.
     """
     stored = image.transpose(0, *(1 + axis for axis in order))
     old = stored.shape[1:]
@@ -73,7 +97,7 @@ def stream_probabilities(
     scale, shift = (torch.from_numpy(v) for v in factors(stored, plan))
     patch = [plan.patch[axis] for axis in order]
     back = [int(axis) for axis in np.argsort(order)]
-    apply = apply_to(model, plan.across)
+    apply = apply_to(model, plan.across, blend.views)
     resampler = SlabResampler(new, old)
 
     def read(at: Slices) -> Tensor:
@@ -93,14 +117,23 @@ def stream_probabilities(
 
 @dataclass(frozen=True)
 class Answer:
-    """Of a whole image, on its own grid: class positions, and the probability of each (255 is 1)."""
+    """Of a whole image, on its own grid: class positions, and the probability of each (255 is 1).
+
+    spread: where several views were averaged, the largest deviation over them (255 is 0.5, the most there can be).
+    """
 
     labels: Shaped[np.ndarray, "*axes"]
     sure: Shaped[np.ndarray, "*axes"]
+    spread: Shaped[np.ndarray, "*axes"] | None = None
 
     @property
     def probability(self) -> Float32[np.ndarray, "*axes"]:
         return self.sure.astype(np.float32) / 255
+
+    @property
+    def mean_spread(self) -> float:
+        """Mean deviation over views; 0 where there was one."""
+        return 0.0 if self.spread is None else float(self.spread.mean() / 510)
 
 
 def segment(
@@ -117,13 +150,16 @@ def segment(
     classes = int(model.classes)  # type: ignore[arg-type]
     labels = np.empty(shape, np.uint8 if classes <= 256 else np.uint16)
     sure = np.empty(shape, np.uint8)
+    spread = np.empty(shape, np.uint8) if blend.views > 1 else None
 
     def write(rows: slice, p: Tensor) -> None:
-        most, at = p.max(0)
+        most, at = p[:classes].max(0)
         labels[rows] = at.numpy()
         sure[rows] = (most * 255).round().clamp_(0, 255).numpy()
+        if spread is not None:
+            spread[rows] = (p[classes] * 510).round().clamp_(0, 255).numpy()
 
     model.eval()
     stream_probabilities(model, image, spacing, plan, blend, write, order, progress)
     back = np.argsort(order)
-    return Answer(labels.transpose(back), sure.transpose(back))
+    return Answer(labels.transpose(back), sure.transpose(back), None if spread is None else spread.transpose(back))
