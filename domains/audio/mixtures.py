@@ -20,6 +20,7 @@ from .augment import other_tract, speed
 from .clips import Clips
 from .separate_config import MixOptions
 
+FADE_S = 0.005  # of a piece cut out of a longer clip
 LEVEL = 0.05  # root mean square of a speaker where it speaks
 APART = 0.25 * np.log(2)  # logarithm of the least ratio of speeds of two voices of one person
 Wave = Float32[np.ndarray, "T"]
@@ -71,13 +72,23 @@ class Maker:
                 break
         return [str(n) for n in picked], np.exp(logs).tolist()
 
+    def _piece(self, wave: Wave, random: np.random.Generator) -> Wave:
+        """A clip; of a long one a piece from anywhere, with its ends faded."""
+        rate, longest = self.clips.rate, round((self.options.clip_s or self.options.seconds) * self.clips.rate)
+        if len(wave) <= longest:
+            return wave
+        n = max(2, round(longest * random.uniform(0.3, 1)))
+        at = int(random.integers(len(wave) - n + 1))
+        ramp = np.minimum(1.0, (np.arange(n) + 0.5) / max(1, round(FADE_S * rate)))
+        return (wave[at : at + n] * np.minimum(ramp, ramp[::-1])).astype(np.float32)
+
     def _line(self, who: str, factor: float, random: np.random.Generator) -> Wave:
         """One speaker alone: clips in any order with pauses, at level ``LEVEL``."""
         size, rate = round(self.options.seconds * self.clips.rate), self.clips.rate
         mine, gap = self.by_speaker[who], self.options.gap_s * rate
         line, heard, at = np.zeros(size, np.float32), np.zeros(size, bool), int(gap * random.uniform())
         while at < size or not heard.any():
-            wave = self.clips.waves[mine[random.integers(len(mine))]]
+            wave = self._piece(self.clips.waves[mine[random.integers(len(mine))]], random)
             wave = (wave if factor == 1.0 else speed(wave, factor))[: max(1, size - at)]
             at = min(at, size - 1)
             wave = wave[: size - at]

@@ -30,6 +30,9 @@ class MixOptions(BaseModel):
         0.3, ge=0, le=1, description="share of training mixtures of one person at two speeds, a quarter octave apart"
     )
     colour_db: float = Field(4.0, ge=0, description="other microphones: smooth gains over frequency, deviation (dB)")
+    clip_s: float | None = Field(
+        None, gt=0, description="longest piece taken of a clip, from anywhere in it (s); default: a mixture's length"
+    )
     seed: int = Field(0, ge=0, description="of the validation and test mixtures")
 
 

@@ -34,7 +34,9 @@ class SeparatorOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     window_ms: float = Field(32.0, gt=0, description="length of the filters; a frame every quarter of it")
-    start: Literal["fourier", "random"] = Field("fourier", description="what the filters are before training")
+    start: Literal["fourier", "random", "fixed"] = Field(
+        "fourier", description="what the filters are before training; fixed: fourier, and they stay so (fast transform)"
+    )
     mask: Literal["share", "complex"] = Field(
         "share", description="share: masks of the speakers add up to 1; complex: free, and may turn phases"
     )
@@ -59,6 +61,43 @@ def fourier_filters(width: int) -> tuple[Float[Tensor, "F2 K"], Float[Tensor, "F
     return there.float(), back.float()
 
 
+class Filters(nn.Module):
+    """Learned filters there and back; they start as windowed waves, or at random."""
+
+    def __init__(self, width: int, random: bool) -> None:
+        super().__init__()
+        there, back = fourier_filters(width)
+        if random:
+            there, back = (torch.randn_like(x) * x.std() for x in (there, back))
+        self.encoder, self.decoder = nn.Parameter(there), nn.Parameter(back)
+
+    def there(self, frames: Float[Tensor, "*b K"]) -> Float[Tensor, "*b F2"]:
+        return frames @ self.encoder.mT
+
+    def back(self, z: Float[Tensor, "*b F2"]) -> Float[Tensor, "*b K"]:
+        return z @ self.decoder
+
+
+class Transform(nn.Module):
+    """What :func:`fourier_filters` hear and give back, by the fast transform; nothing is learned."""
+
+    window: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, self.scale = width, (2 / width) ** 0.5
+        self.register_buffer("window", torch.hann_window(width, periodic=True).sqrt(), persistent=False)
+
+    def there(self, frames: Float[Tensor, "*b K"]) -> Float[Tensor, "*b F2"]:
+        z = torch.fft.rfft(frames * self.window)
+        return torch.cat([z.real, z.imag], -1) * self.scale
+
+    def back(self, z: Float[Tensor, "*b F2"]) -> Float[Tensor, "*b K"]:
+        real, imaginary = z.chunk(2, -1)
+        frames = torch.fft.irfft(torch.complex(real, imaginary), n=self.width)
+        return frames * self.window / (OVERLAP / 2 * self.scale)
+
+
 class Separator(nn.Module):
     """Mixtures -> speakers, each in a channel of its own, in any order.
 
@@ -78,10 +117,9 @@ class Separator(nn.Module):
         self.hop = max(2, round(self.rate * net.window_ms / 1000 / OVERLAP))
         self.width = OVERLAP * self.hop
         self.pairs, self.mask, self.dropout = self.width // 2 + 1, net.mask, net.dropout
-        there, back = fourier_filters(self.width)
-        if net.start == "random":
-            there, back = (torch.randn_like(x) * x.std() for x in (there, back))
-        self.encoder, self.decoder = nn.Parameter(there), nn.Parameter(back)
+        self.filters: Filters | Transform = (
+            Transform(self.width) if net.start == "fixed" else Filters(self.width, net.start == "random")
+        )
         self.register_buffer("mean", torch.zeros(self.pairs))
         self.register_buffer("std", torch.ones(self.pairs))
         dim = preset.backbone.stages[0].dim
@@ -109,7 +147,7 @@ class Separator(nn.Module):
         wave = F.pad(wave, (before, count * self.hop - wave.shape[1]))
         frames = wave.unfold(1, self.width, self.hop)
         at = torch.arange(frames.shape[1], device=wave.device) * self.hop
-        return frames @ self.encoder.mT, at < length[:, None] + before
+        return self.filters.there(frames), at < length[:, None] + before
 
     def loudness(self, z: Float[Tensor, "B N F2"]) -> Float[Tensor, "B N F"]:
         """The logarithm of what each pair hears."""
@@ -126,7 +164,7 @@ class Separator(nn.Module):
 
     def joined(self, z: Float[Tensor, "B S N F2"], samples: int) -> Float[Tensor, "B S T"]:
         """Frames back to samples, added where they overlap."""
-        frames = (z @ self.decoder).flatten(0, 1).mT
+        frames = self.filters.back(z).flatten(0, 1).mT
         total = (frames.shape[2] - 1) * self.hop + self.width
         x = F.fold(frames, (1, total), (1, self.width), stride=(1, self.hop))
         before = self.width - self.hop
