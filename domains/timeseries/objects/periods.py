@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from jaxtyping import Complex, Float, Int64
 
 FINENESS = 5  # frequencies per peak width
 CANDIDATES = 6
+SCREENED = 40  # peaks of the cheaper power that are looked at again
+REACH = 3  # steps of the fine grid to either side of them
 HARMONICS = 3
 MOST = 400_000  # frequencies; above it the grid grows coarser
 
@@ -27,9 +30,20 @@ def frequency_grid(span: float, shortest: float, longest: float) -> tuple[float,
     return first, step, count
 
 
-def _turns(x: Float[np.ndarray, "n m"]) -> Complex[np.ndarray, "n m"]:
+def _turns(x: Float[np.ndarray, "..."]) -> Complex[np.ndarray, "..."]:
     """exp(2 pi i x), the angle taken in double precision."""
-    return np.exp(2j * np.pi * (x - np.floor(x))).astype(np.complex64)
+    return np.asarray(np.exp(2j * np.pi * (x - np.floor(x))))
+
+
+def _multiples(x: Float[np.ndarray, "n"], count: int) -> Complex[np.ndarray, "n m"]:
+    """exp(2 pi i k x) for k = 0 .. count - 1: by doubling, so that few exponentials are taken."""
+    out = np.empty((len(x), count), np.complex128)
+    out[:, 0], size = 1.0, 1
+    while size < count:
+        more = min(size, count - size)
+        np.multiply(out[:, :more], _turns(size * x)[:, None], out=out[:, size : size + more])
+        size += more
+    return out
 
 
 def trig_sums(
@@ -38,10 +52,12 @@ def trig_sums(
     """sum_j w_sj exp(2 pi i f_k t_j) on a regular grid of frequencies: products of a coarse and a fine grid."""
     fine = int(np.ceil(np.sqrt(count)))
     coarse = -(-count // fine)
-    outer = _turns(times * t[:, None] * (first + step * fine * np.arange(coarse)))
-    inner = _turns(times * t[:, None] * (step * np.arange(fine)))
-    found = [(outer * w.astype(np.float32)[:, None]).T @ inner for w in weights]
-    return np.stack(found).reshape(len(weights), -1)[:, :count]
+    outer = _multiples(times * t * step * fine, coarse) * _turns(times * t * first)[:, None]
+    inner = _multiples(times * t * step, fine).astype(np.complex64)
+    found = np.empty((len(weights), coarse, fine), np.complex64)
+    for w, out in zip(weights, found, strict=True):
+        np.matmul((outer * w[:, None]).astype(np.complex64).T, inner, out=out)
+    return found.reshape(len(weights), -1)[:, :count]
 
 
 def weights_of(values: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
@@ -51,26 +67,60 @@ def weights_of(values: Float[np.ndarray, "n"], errors: Float[np.ndarray, "n"]) -
     return 1 / (np.where(known, errors, np.median(errors[known]) if known.any() else floor) ** 2 + floor**2)
 
 
-def power(curve: Float[np.ndarray, "n 4"], first: float, step: float, count: int) -> Float[np.ndarray, "K"]:
-    """Share of the variance that one sinusoid per band explains, at each frequency: 0 .. 1."""
+def _bands(curve: Float[np.ndarray, "n 4"]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, float]]:
+    """Times, values less their weighted mean, weights that sum to 1, and what they summed to, of each band."""
     t = curve[:, 0] - curve[:, 0].mean()
-    gain, total = np.zeros(count), 0.0
     for band in np.unique(curve[:, 3]):
         mine = curve[:, 3] == band
-        if mine.sum() < 4:
-            continue
-        y, w = curve[mine, 1], weights_of(curve[mine, 1], curve[mine, 2])
-        whole = w.sum()
-        w = w / whole
-        y = y - w @ y
-        once = trig_sums(t[mine], np.stack([w, w * y]), first, step, count)
-        twice = trig_sums(t[mine], w[None], first, step, count, times=2)[0]
-        c, s, yc, ys = once[0].real, once[0].imag, once[1].real, once[1].imag
-        cc, ss, cs = (1 + twice.real) / 2 - c**2, (1 - twice.real) / 2 - s**2, twice.imag / 2 - c * s
-        det = np.maximum(cc * ss - cs**2, 1e-9)
-        gain += whole * (ss * yc**2 + cc * ys**2 - 2 * cs * yc * ys) / det
+        if mine.sum() >= 4:
+            y, w = curve[mine, 1], weights_of(curve[mine, 1], curve[mine, 2])
+            whole = float(w.sum())
+            yield t[mine], y - w @ y / whole, w / whole, whole
+
+
+def _explained(once: Any, twice: Any) -> Float[np.ndarray, "*K"]:
+    """Variance that a sinusoid explains, from the sums over w and w y at f, and over w at 2 f."""
+    c, s, yc, ys = once[0].real, once[0].imag, once[1].real, once[1].imag
+    cc, ss, cs = (1 + twice.real) / 2 - c**2, (1 - twice.real) / 2 - s**2, twice.imag / 2 - c * s
+    det = np.maximum(cc * ss - cs**2, 1e-9)
+    return np.asarray((ss * yc**2 + cc * ys**2 - 2 * cs * yc * ys) / det)
+
+
+def power(curve: Float[np.ndarray, "n 4"], first: float, step: float, count: int) -> Float[np.ndarray, "K"]:
+    """Share of the variance that one sinusoid per band explains, at each frequency: 0 .. 1."""
+    gain, total = np.zeros(count), 0.0
+    for t, y, w, whole in _bands(curve):
+        once = trig_sums(t, np.stack([w, w * y]), first, step, count)
+        gain += whole * _explained(once, trig_sums(t, w[None], first, step, count, times=2)[0])
         total += whole * float(w @ y**2)
     return gain / total if total > 0 else gain
+
+
+def power_near(
+    curve: Float[np.ndarray, "n 4"], middles: Float[np.ndarray, "m"], step: float, reach: int
+) -> Float[np.ndarray, "m o"]:
+    """The same at the frequencies that lie up to ``reach`` steps around each of ``middles``."""
+    gain, total = np.zeros((len(middles), 2 * reach + 1)), 0.0
+    for t, y, w, whole in _bands(curve):
+        turns = _turns(middles[:, None] * t)[:, None] * _turns(step * np.arange(-reach, reach + 1)[:, None] * t)
+        gain += whole * _explained(np.stack([turns @ w, turns @ (w * y)]), turns**2 @ w)
+        total += whole * float(w @ y**2)
+    return gain / total if total > 0 else gain
+
+
+def screened(curve: Float[np.ndarray, "n 4"], first: float, step: float, count: int) -> Int64[np.ndarray, "m"]:
+    """Places of the grid near which the power may be highest: the SCREENED best peaks of a cheaper one.
+
+    The cheaper one is |sum w y exp|^2 per band, on every second frequency: a third of the sums, half as often. It
+    equals the power where observations are spread evenly over the phase.
+    """
+    half = -(-count // 2)
+    rough = np.zeros(half, np.float32)
+    for t, y, w, whole in _bands(curve):
+        found = trig_sums(t, (w * y)[None], first, 2 * step, half)[0].view(np.float32)
+        found *= found
+        rough += np.float32(whole) * (found[::2] + found[1::2])
+    return 2 * peaks(rough, SCREENED)
 
 
 def fourier_fit(
@@ -88,19 +138,20 @@ def fourier_fit(
         if mine.sum() < 2 * harmonics + 2:
             continue
         y, w = curve[mine, 1], weights_of(curve[mine, 1], curve[mine, 2])
-        angle = 2 * np.pi * np.mod(frequencies[:, None] * t[mine], 1.0)
-        columns = [np.ones_like(angle)]
-        for k in range(1, harmonics + 1):
-            columns += [np.cos(k * angle), np.sin(k * angle)]
-        design = np.stack(columns, -1)
-        normal = np.einsum("mnp,n,mnq->mpq", design, w, design)
+        turn = _turns(frequencies[:, None] * t[mine])
+        design = np.ones((*turn.shape, 2 * harmonics + 1))
+        now = turn
+        for k in range(harmonics):
+            design[..., 2 * k + 1], design[..., 2 * k + 2] = now.real, now.imag
+            now = now * turn
+        weighed = design.mT * w
+        normal = weighed @ design
         normal += 1e-4 * w.sum() * np.eye(normal.shape[-1]) * (np.arange(normal.shape[-1]) > 0)
-        right = np.einsum("mnp,n->mp", design, w * y)
-        found = np.linalg.solve(normal, right[..., None])[..., 0]
-        residual = y - np.einsum("mnp,mp->mn", design, found)
+        found = np.linalg.solve(normal, weighed @ y[:, None])
+        residual = y - (design @ found)[..., 0]
         left += (w * residual**2).sum(1)
         total += float(w @ (y - (w @ y) / w.sum()) ** 2)
-        coefficients[int(band)] = found
+        coefficients[int(band)] = found[..., 0]
     return (left / total if total > 0 else np.ones(len(frequencies))), coefficients
 
 
@@ -121,13 +172,16 @@ def best_period(curve: Float[np.ndarray, "n 4"], shortest: float, longest: float
     if len(curve) < 8 or span <= shortest:
         return {"period": np.nan, "lomb_scargle": np.nan, "power": np.nan, "explained": np.nan}
     first, step, count = frequency_grid(span, shortest, longest)
-    found = power(curve, first, step, count)
-    top = peaks(found, CANDIDATES)
+    middles = screened(curve, first, step, count)
+    found = power_near(curve, first + step * middles, step, REACH)
+    places, once = np.unique(middles + found.argmax(1) - REACH, return_index=True)
+    order = np.argsort(-found.max(1)[once], kind="stable")[:CANDIDATES]
+    top = places[order]
     fine = first + step * (top[:, None] + np.linspace(-0.6, 0.6, 7)).ravel()
     fine = np.clip(fine, first / 2, None)
     left, _ = fourier_fit(curve, fine, HARMONICS)
     best = int(left.argmin())
     return {
         "period": 1 / float(fine[best]), "lomb_scargle": 1 / (first + step * float(top[0])),
-        "power": float(found[top[0]]), "explained": 1 - float(left[best]),
+        "power": float(found.max(1)[once][order[0]]), "explained": 1 - float(left[best]),
     }  # fmt: skip

@@ -22,7 +22,16 @@ from domains.timeseries.objects.early import truncated
 from domains.timeseries.objects.gridding import gaussian_process, on_phase_grid, on_time_grid
 from domains.timeseries.objects.items import ObjectItems, filled
 from domains.timeseries.objects.neighbours import euclidean, warped_matrix
-from domains.timeseries.objects.periods import best_period, fourier_fit, frequency_grid, power, trig_sums, weights_of
+from domains.timeseries.objects.periods import (
+    best_period,
+    fourier_fit,
+    frequency_grid,
+    power,
+    power_near,
+    trig_sums,
+    weights_of,
+)
+from domains.timeseries.objects.simulate import simulated
 from domains.timeseries.objects.source import read_source
 from shared_backbones.errors import BadInput, BadRequest
 from shared_backbones.presets import load_preset
@@ -193,6 +202,19 @@ def test_sums_on_two_grids_equal_the_direct_sum() -> None:
     f = 0.3 + 0.01 * np.arange(50)
     want = (w[:, None, :] * np.exp(2j * np.pi * f[:, None] * t)).sum(2)
     np.testing.assert_allclose(trig_sums(t, w, 0.3, 0.01, 50), want, atol=1e-4)
+
+
+def test_the_screened_search_finds_the_highest_of_all_frequencies() -> None:
+    for i, one in enumerate(simulated({"objects": 4, "visits": 40}).objects):
+        curve = one.values
+        first, step, count = frequency_grid(float(np.ptp(curve[:, 0])), 0.2, 1.2)
+        every = power(curve, first, step, count)
+        found = best_period(curve, 0.2, 1.2)
+        at = int(every[1:-1].argmax()) + 1
+        assert found["lomb_scargle"] == pytest.approx(1 / (first + step * at), rel=1e-9), i
+        assert found["power"] == pytest.approx(every[at], abs=1e-5)
+        near = power_near(curve, first + step * np.array([at]), step, 1)
+        np.testing.assert_allclose(near[0], every[at - 1 : at + 2], atol=1e-5)
 
 
 @pytest.mark.parametrize("period", [0.31, 0.73])
