@@ -16,6 +16,7 @@ from .arrays import described, open_mat, open_npy, sidecar
 from .enmap import enmap_bands, enmap_metadata
 from .folders import Member, members
 from .labels import Labels, read_labels
+from .luma import luma_of
 from .mosaic import Mosaic, mosaic
 from .raster import CACHE_MB, RasterScene, crs_name, envi_data, gdal
 from .scene import ArrayScene, CorruptBlock, Cube, Scene, Seen
@@ -145,6 +146,7 @@ __all__ = [
     "cube_writer",
     "finish_envi",
     "gdal",
+    "luma_of",
     "members",
     "mosaic",
     "open_scene",

@@ -77,7 +77,7 @@ def _of_folder(folder: Path, roles: Roles, needed: Sequence[str]) -> list[Member
             if role not in known:
                 there = next(iter(known.values()))
                 raise BadInput(f"{there}: has no {roles[role][0]} of the same name ({name}) in {folder}")
-    return _with_parts(folder, [Member(name, known) for name, known in sorted(files.items())])
+    return with_parts(folder, [Member(name, known) for name, known in sorted(files.items())])
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -95,7 +95,8 @@ def _part(path: Path, line: int, text: str) -> int:
     return _PART_OF[text.lower()]
 
 
-def _with_parts(folder: Path, found: list[Member]) -> list[Member]:
+def with_parts(folder: Path, found: list[Member]) -> list[Member]:
+    """Members with the parts that ``split.csv`` of their folder names, where there is one. Raises BadInput."""
     path = folder / SPLIT
     if not path.is_file():
         return found

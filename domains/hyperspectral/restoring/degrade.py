@@ -110,6 +110,15 @@ def finer(x: Float[Tensor, "*n r c"], scale: int) -> Float[Tensor, "*n rows cols
     return large.reshape(*x.shape[:-2], *large.shape[-2:])
 
 
-def coarse_and_back(x: Cube, scale: int) -> Cube:
-    """What a sensor of ``scale`` times larger pixels saw, interpolated back to the same lattice."""
-    return np.asarray(finer(coarser(torch.from_numpy(np.ascontiguousarray(x)), scale), scale).numpy())
+def eight_bit(x: Any) -> Any:
+    """Values in 0..1 as an 8-bit image holds them; of an array or a tensor."""
+    return (x.clip(0, 1) * 255).round() / 255
+
+
+def coarse_and_back(x: Cube, scale: int, rounded: bool = False) -> Cube:
+    """What a sensor of ``scale`` times larger pixels saw, interpolated back to the same lattice.
+
+    ``rounded``: the coarse pixels are those of an 8-bit image.
+    """
+    coarse = coarser(torch.from_numpy(np.ascontiguousarray(x)), scale)
+    return np.asarray(finer(eight_bit(coarse) if rounded else coarse, scale).numpy())

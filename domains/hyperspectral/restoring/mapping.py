@@ -21,7 +21,7 @@ from ..data import CorruptBlock, Scene, crs_name, cube_writer, finish_envi
 from ..reach import measured_reach
 from .degrade import finer
 from .model import RADII, Restorer
-from .source import Scaled, load
+from .source import Scaled, scene_of
 
 if TYPE_CHECKING:
     from .task import Restore
@@ -86,7 +86,7 @@ def restore_scene(task: Restore, model: Restorer, fitted: Fitted, source: str, s
     Windows of a preset that looks a bounded way are exact; others overlap by a quarter and are blended. Raises
     BadInput for a scene on other bands, wavelengths or units than the model's.
     """
-    scene, scale, options = load(source, task.config).scene, task.multiple, task.config
+    scene, scale, options = scene_of(source, task.config, bool(fitted.get("luma"))), task.multiple, task.config
     other = difference(Bands.from_json(fitted["bands"]), scene.bands)
     if other is not None:
         raise BadInput(f"{scene.where}: {other}; restore a scene of the same sensor")

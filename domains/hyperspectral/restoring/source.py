@@ -17,10 +17,11 @@ from shared_backbones.errors import BadInput, unknown
 from ...public import locate, sha256_of
 from ...task import Manifest
 from ..data import Scene, crs_name, open_scene
-from ..datasets import SALINAS_A, SAMSON
-from ..source import SIMULATED, SceneData, content_of, local_file
+from ..datasets import SALINAS_A, SAMSON, SET5
+from ..source import SIMULATED, SceneData, content_of, is_tiled, local_file
 from ..unmixing.simulate import simulate_mixture
 from ..unmixing.source import samson_scene
+from .collection import Collection, collect, opened
 from .config import RestoreOptions
 
 PUBLIC = (SAMSON.name, SALINAS_A.data.name)
@@ -30,14 +31,22 @@ Block = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class CleanData:
-    """A scene that counts as clean. ``plain`` is the scene with all its pixels in one class."""
+    """What counts as clean. ``plain`` is the scene with all its pixels in one class; ``collection``: the scenes or
+    images that it is made of, where they are several."""
 
     plain: SceneData
     manifest: Manifest
+    collection: Collection | None = None
+    luma: bool = False  # of colour images
 
     @property
     def scene(self) -> Scene:
         return self.plain.scene
+
+    @property
+    def images(self) -> bool:
+        """Whether these are 8-bit images: their range is 0 to 255, and results are rounded to it."""
+        return self.collection is not None and self.collection.images
 
     def poisoned(self, at: Int64[np.ndarray, "n"]) -> CleanData:
         """Absurd spectra at these pixels."""
@@ -45,7 +54,9 @@ class CleanData:
 
 
 def load(source: str, options: RestoreOptions) -> CleanData:
-    """A scene. Raises BadInput where it cannot be read."""
+    """A scene, or several. Raises BadInput where they cannot be read."""
+    if source == SET5.name or is_tiled(source):
+        return _several(source, collect(source, options), options)
     scene, digest, licence, facts = _found(source, options)
     facts = {
         "rows": scene.shape[0],
@@ -57,7 +68,24 @@ def load(source: str, options: RestoreOptions) -> CleanData:
     }
     manifest = Manifest(source, digest, licence, facts)
     plain = SceneData(scene, np.zeros(scene.shape, dtype=np.int32), None, (0,), ("pixel",), manifest)
-    return CleanData(plain, manifest)
+    return CleanData(plain, manifest, luma=options.luma)
+
+
+def _several(source: str, found: Collection, options: RestoreOptions) -> CleanData:
+    scene = found.whole
+    kind = "8-bit images" if found.images else "scenes"
+    facts = {kind: len(found.names), "names": list(found.names), "bands": len(scene.bands)}
+    licence = SET5.licence if source == SET5.name else "not stated"
+    manifest = Manifest(source, found.digest, licence, facts)
+    plain = SceneData(scene, np.zeros(scene.shape, dtype=np.int32), None, (0,), ("pixel",), manifest)
+    return CleanData(plain, manifest, found, options.luma or source == SET5.name)
+
+
+def scene_of(source: str, options: RestoreOptions, luma: bool) -> Scene:
+    """The one scene to restore; ``luma``: that of a colour image. Raises BadInput."""
+    if source == SET5.name or is_tiled(source):
+        raise BadInput(f"{source}: several scenes; name the files to be restored")
+    return load(source, options.model_copy(update={"luma": luma})).scene
 
 
 def _found(source: str, options: RestoreOptions) -> tuple[Scene, str, str, dict[str, Any]]:
@@ -76,13 +104,19 @@ def _found(source: str, options: RestoreOptions) -> tuple[Scene, str, str, dict[
         return scene, sha256_of(files["samson_1.mat"]), SAMSON.licence, {}
     if source == SALINAS_A.data.name:
         path = locate(SALINAS_A.data)[SALINAS_A.cube]
-        opened = open_scene(path, variable=SALINAS_A.cube_variable, wavelengths=SALINAS_A.wavelength_nm)
-        return opened, sha256_of(path), SALINAS_A.data.licence, {}
+        scene = open_scene(path, variable=SALINAS_A.cube_variable, wavelengths=SALINAS_A.wavelength_nm)
+        return scene, sha256_of(path), SALINAS_A.data.licence, {}
     if "://" not in source and "/" not in source and "." not in source and not Path(source).exists():
-        raise BadInput(f"{unknown('data', source, [SIMULATED, *PUBLIC])}, or the path of a scene")
+        raise BadInput(f"{unknown('data', source, [SIMULATED, *PUBLIC, SET5.name])}, or the path of a scene")
     path = local_file(source)
-    found = open_scene(path, variable=options.variable, wavelengths=options.wavelengths)
+    found = opened(path, options, options.luma)
     return found, content_of(path), "not stated", {}
+
+
+def shifted(block: Block, place: Block) -> Block:
+    """A block of a scene where that scene lies on the lattice."""
+    rows, cols = (slice(s.start + p.start, s.stop + p.start) for s, p in zip(block, place, strict=True))
+    return rows, cols
 
 
 def blocks_of(shape: tuple[int, int], side: int) -> list[Block]:

@@ -15,18 +15,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from shared_backbones.errors import BadInput
+from shared_backbones.errors import BadInput, BadRequest
 
 from ...task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
 from ..bands import in_ranges, picked
 from ..source import spectra
 from .baselines import RANKS, WEIGHTS, chosen, low_rank, total_variation
+from .collection import deal
 from .config import DenoiseOptions, RestoreOptions, SuperresOptions
-from .degrade import coarse_and_back, noisy
+from .degrade import coarse_and_back, eight_bit, noisy
 from .linear import start_linear
 from .model import Restorer
 from .scoring import METRIC_FACTS, evidence_of, row, scores
-from .source import Block, CleanData, Scaled, blocks_of, load, pixels_of, trimmed
+from .source import Block, CleanData, Scaled, blocks_of, load, pixels_of, shifted, trimmed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,19 +57,60 @@ class Restore:
     def __init__(self, config: Any) -> None:
         self.config: RestoreOptions = config
 
-    def spoil(self, clean: Cube, rng: np.random.Generator) -> Cube:
-        """A clean block in 0..1 as it would be given."""
+    def spoil(self, clean: Cube, rng: np.random.Generator, images: bool = False) -> Cube:
+        """A clean block in 0..1 as it would be given; ``images``: it is one of an 8-bit image."""
         raise NotImplementedError
 
     def open(self, source: str) -> CleanData:
         return load(source, self.config)
 
     def _blocks(self, data: CleanData) -> list[Block]:
-        return [trimmed(b, self.multiple) for b in blocks_of(data.plain.index.shape, self.config.block)]
+        """Of one scene, its blocks; of several the blocks of each, and of images also each as a whole, at the end."""
+        several = data.collection
+        if several is None:
+            blocks = blocks_of(data.plain.index.shape, self.config.block)
+        else:
+            blocks = [b for _, b in self._cut(data)] + (several.places if several.images else [])
+        return [trimmed(b, self.multiple) for b in blocks]
+
+    def _cut(self, data: CleanData) -> list[tuple[int, Block]]:
+        """Blocks of several scenes, each with the number of its scene."""
+        assert data.collection is not None
+        return [
+            (i, shifted(b, place))
+            for i, place in enumerate(data.collection.places)
+            for b in blocks_of(data.collection.whole.tiles[i].shape, self.config.block)
+        ]
+
+    def _whole_split(self, data: CleanData) -> Split:
+        """Scenes are dealt whole; images validate and test in one piece, as the field scores them."""
+        several, cut = data.collection, self._cut(data)
+        assert several is not None
+        dealt = deal(several, self.config)
+
+        def numbers(part: Part) -> list[int]:
+            if several.images and part != "train":
+                return [len(cut) + i for i in dealt[part]]
+            blocks = self._blocks(data)
+            return [n for n, (i, _) in enumerate(cut) if i in dealt[part] and data.plain.read(*blocks[n])[1].any()]
+
+        parts: dict[str, Any] = {p: np.array(numbers(p), dtype=np.int64) for p in PARTS}
+        names = {p: [several.names[i] for i in dealt[p]] for p in PARTS}
+        for p in PARTS:
+            if not len(parts[p]):
+                raise BadInput(f"{data.scene.where}: {', '.join(names[p])} ({p}) holds no data")
+        kind = "8-bit images" if several.images else "scenes"
+        how = "validated and tested in one piece" if several.images else f"in blocks of about {self.config.block} px"
+        said = "; ".join(f"{p}: {', '.join(names[p]) if len(names[p]) <= 8 else len(names[p])}" for p in PARTS)
+        return Split(f"whole {kind} ({said}), {how}; {self.said()}", parts, {"scenes": names})
 
     def split(self, data: CleanData) -> Split:
         """Numbers of blocks."""
         c = self.config
+        if data.collection is not None:
+            return self._whole_split(data)
+        if c.test:
+            raise BadRequest(f"{data.scene.where}: one scene; test names those of a folder of scenes")
         blocks = self._blocks(data)
         kept = [i for i, b in enumerate(blocks) if data.plain.read(*b)[1].any()]
         if len(kept) < 4:
@@ -117,7 +159,7 @@ class Restore:
         if not len(index):
             raise BadInput(f"{data.scene.where}: no band holds data that vary at the training pixels")
         x, seen = x[:, index], seen[:, index]
-        low, high = (float(v) for v in np.percentile(x[seen], RANGE))
+        low, high = (0.0, 255.0) if data.images else (float(v) for v in np.percentile(x[seen], RANGE))
         if high <= low:
             raise BadInput(f"{data.scene.where}: nearly all training values are {low:g}")
         scaled = Scaled(low, high).put(x[seen.all(1)]).astype(np.float64)
@@ -135,6 +177,7 @@ class Restore:
             "high": high,
             "mean": mean.tolist(),
             "basis": basis.tolist(),
+            "luma": data.luma,
         }
 
     def build(self, fitted: Fitted, preset: Preset) -> Restorer:
@@ -154,7 +197,7 @@ class Restore:
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Mean squared error over the measured values, in units of the range / 100, plus that relative to the pixel.
 
-        The second part makes the spectra of dark pixels count, as the spectral angle does.
+        The second part makes the spectra of dark pixels count, as the spectral angle does; one band has no angle.
         """
         assert isinstance(model, Restorer)
         seen, clean = batch["seen"], batch["clean"]
@@ -162,7 +205,8 @@ class Restore:
         bands = seen.sum(1).to(error.dtype).clamp_min(1)
         bright = (clean * seen).square().sum(1) / bands
         weight = seen.sum().to(error.dtype).clamp_min(1e-9)
-        return 1e4 * (error * (1 + RELATIVE / (bright + DARK**2))).sum() / weight, weight
+        relative = RELATIVE if clean.shape[1] > 1 else 0.0
+        return 1e4 * (error * (1 + relative / (bright + DARK**2))).sum() / weight, weight
 
     def calibrate(self, model: nn.Module, data: CleanData, split: Split, fitted: Fitted) -> None:
         """Nothing to calibrate."""
@@ -181,8 +225,16 @@ class Restore:
         for i, number in enumerate(split.parts[part]):
             given, clean, seen = pairs.pair(i, 0)
             found = self.restored(model, given, seen)
-            rows[int(number)] = row(found[0].numpy(), clean[0].numpy(), seen[0].numpy())
+            rows[int(number)] = self._row(data, found[0].numpy(), clean[0].numpy(), seen[0].numpy())
         return evidence_of(rows)
+
+    def _row(self, data: CleanData, found: Cube, clean: Cube, seen: Any) -> dict[str, Any]:
+        """Sums of one block. Images count as the field counts them: rounded, and the border of a finer one shaved."""
+        if not data.images:
+            return row(found, clean, seen)
+        edge = self.multiple if self.multiple > 1 else 0
+        inner = (slice(None), slice(edge, found.shape[1] - edge), slice(edge, found.shape[2] - edge))
+        return row(eight_bit(found)[inner], clean[inner], seen[inner])
 
     def methods(self, val: list[tuple[Cube, Cube]]) -> dict[str, Callable[[Cube], Cube]]:
         """Name -> function of a given block, settings chosen on (given, clean) validation blocks."""
@@ -200,8 +252,9 @@ class Restore:
             given, clean, seen = test.pair(i, 0)
             x, s = clean[0].numpy(), seen[0].numpy()
             for name, apply in methods.items():
-                rows[name][int(number)] = row(apply(given[0].double().numpy()), x, s)
-            rows["closed_form"][int(number)] = row(self.restored(closed, given, seen)[0].numpy(), x, s)
+                rows[name][int(number)] = self._row(data, apply(given[0].double().numpy()), x, s)
+            found = self.restored(closed, given, seen)[0].numpy()
+            rows["closed_form"][int(number)] = self._row(data, found, x, s)
         return {name: evidence_of(found) for name, found in rows.items()}
 
     def metrics(self, evidence: Evidence) -> dict[str, float]:
@@ -234,7 +287,7 @@ class Denoise(Restore):
         assert isinstance(self.config, DenoiseOptions)
         return self.config
 
-    def spoil(self, clean: Cube, rng: np.random.Generator) -> Cube:
+    def spoil(self, clean: Cube, rng: np.random.Generator, images: bool = False) -> Cube:
         return noisy(self.options.noise, clean, rng, self.options.sigma / 255)
 
     def said(self) -> str:
@@ -259,9 +312,9 @@ class Superres(Restore):
         super().__init__(config)
         self.multiple = int(config.scale)
 
-    def spoil(self, clean: Cube, rng: np.random.Generator) -> Cube:
+    def spoil(self, clean: Cube, rng: np.random.Generator, images: bool = False) -> Cube:
         del rng
-        return coarse_and_back(clean, self.multiple)
+        return coarse_and_back(clean, self.multiple, images)
 
     def said(self) -> str:
         return f"bicubic with antialiasing to pixels {self.multiple} times as large"
@@ -301,7 +354,7 @@ class Pairs:
         """(given, clean, seen) of block i as batches of one, spoilt by a random state of its own."""
         clean, seen = self._clean(i)
         rng = np.random.default_rng([draw, int(self.split.parts[self.part][i]), self.task.config.draw])
-        given = np.where(seen, self.task.spoil(clean, rng), 0.0).astype(np.float32)
+        given = np.where(seen, self.task.spoil(clean, rng, self.data.images), 0.0).astype(np.float32)
         found = (torch.from_numpy(given), torch.from_numpy(clean), torch.from_numpy(np.ascontiguousarray(seen)))
         return found[0][None], found[1][None], found[2][None]
 
@@ -313,7 +366,9 @@ class Pairs:
             clean, seen = clean[:, :, ::-1], seen[:, :, ::-1]
         light = max(0.1, 1 + self.task.config.light * float(torch.randn(())))
         clean = np.ascontiguousarray(clean * np.float32(light))
-        given = np.where(seen, self.task.spoil(clean, np.random.default_rng(seed)), 0.0).astype(np.float32)
+        given = np.where(seen, self.task.spoil(clean, np.random.default_rng(seed), self.data.images), 0.0).astype(
+            np.float32
+        )
         return torch.from_numpy(given), torch.from_numpy(clean), torch.from_numpy(np.ascontiguousarray(seen))
 
     def batch(self, indices: Any) -> Batch:
