@@ -50,6 +50,7 @@ from .slots import Codebook, GroupedLatents, Lookup, SemanticSlots, SuperTokens,
 from .sorted_groups import Sorted
 from .sparse_attention import ProbSparse, Subsampled
 from .spectral import Cosine, Fourier
+from .spiking import Spiking
 from .ssm import ConvSsm, Legendre, Scan, Ssd
 from .stripes import Stripes
 from .subspace import Isomorphic, Principal, Subspace
@@ -113,6 +114,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "directions": Directions,
     "memory": TestTime,
     "leaky": Leaky,
+    "spiking": Spiking,
     "relu_linear": ReluLinear,
     "rank_augmented": RankAugmented,
     "injective": Injective,

@@ -206,6 +206,19 @@ def _leaky(mixer: Any, x: Tensor, mask: list[bool], times: Any) -> Tensor:
     return affine(mixer.out, torch.stack(rows))
 
 
+def _spiking(mixer: Any, x: Tensor, mask: list[bool], times: Any) -> Tensor:
+    keep, gain = 1 / (1 + torch.exp(-mixer.leak)), torch.exp(mixer.gain)
+    v, rows = torch.zeros(x.shape[1]).double(), []
+    for t in range(len(x)):
+        now = keep * v + (1 - keep) * gain * x[t]
+        soft = torch.atan(torch.pi * (now - 1)) / torch.pi  # the slope backward; forward it is a step
+        fired = torch.tensor([1.0 if c > 1 else 0.0 for c in now.tolist()]).double()
+        rows.append(fired + soft - soft.detach())
+        if mask[t]:
+            v = now - fired
+    return affine(mixer.out, torch.stack(rows))
+
+
 def conv_ssm(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     conv = torch.nn.functional.conv1d if mixer.rank == 2 else torch.nn.functional.conv2d
     x, rate = clean(x, layout), torch.exp(mixer.log_rate)
@@ -249,6 +262,7 @@ REFERENCES = {
     "legendre": of(_legendre),
     "memory": of(_memory),
     "leaky": of(_leaky),
+    "spiking": of(_spiking),
     "conv_ssm": conv_ssm,
     "directions": directions,
 }
@@ -261,6 +275,7 @@ VARIANTS = {
     "legendre": [{"order": 6, "inputs": 2}],
     "memory": [{"batch": 10}],
     "leaky": [{"memories": 5}],
+    "spiking": [{"window": 4.0}],
     "conv_ssm": [{"states": 3}],
     "directions": [{"inner": "delta"}, {"inner": {"mixer": "retention"}, "tied": True, "back": False}],
 }
