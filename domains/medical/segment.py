@@ -176,4 +176,4 @@ class Segment:
         from .segment_portable import portable
 
         assert isinstance(model, Segmenter)
-        return portable(model, fitted)
+        return portable(model, fitted, self.config)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..task import Fitted, Portable
 from .plan import Plan
+from .segment_config import SegmentOptions
 from .segment_model import Segmenter
 
 RUNNER = "run_segment.py"
@@ -51,7 +52,7 @@ class PlainSegmenter(nn.Module):
         return self.values[probability.argmax(1)], probability
 
 
-def described(model: Segmenter, plan: Plan, fitted: Fitted) -> dict[str, Any]:
+def described(model: Segmenter, plan: Plan, fitted: Fitted, options: SegmentOptions) -> dict[str, Any]:
     """What is done before, inside and after, for those who write a runner of their own."""
     return {
         "use": "for research use; not a medical device",
@@ -61,9 +62,13 @@ def described(model: Segmenter, plan: Plan, fitted: Fitted) -> dict[str, Any]:
         **({"beside": "moments: mean and deviation of every channel of the whole image as it is stored"}
            if plan.normalise == "image" else {}),
         "inside": "normalised, the network, the temperature, the most probable structure",
+        "windows": "of patch at that spacing, the next one starts int(patch * (1 - overlap)) further and the last one "
+        "ends with the image; probabilities are averaged with weights of blend along each axis (gaussian: of deviation "
+        "an eighth of the window), at least a thousandth of the largest",
         "after": "probabilities linearly back to the stored grid, the most probable structure, the stored orientation",
-        "left_out": "windows: an image goes through as a whole; cambium predict cuts it into blended windows of patch",
+        "left_out": "views" if options.views > 1 else "nothing",
         "spacing": list(plan.spacing), "patch": list(plan.patch), "across": plan.across, "normalise": plan.normalise,
+        "overlap": options.overlap, "blend": options.blend,
         "channels": model.channels, "values": list(fitted["values"]), "names": list(fitted["names"]),
     }  # fmt: skip
 
@@ -73,7 +78,7 @@ def _moments(x: Float[Tensor, "B C *axes"]) -> Float[Tensor, "B C 2"]:
     return torch.stack([flat.mean(2), flat.std(2, correction=0)], 2)
 
 
-def portable(model: Segmenter, fitted: Fitted) -> Portable:
+def portable(model: Segmenter, fitted: Fitted, options: SegmentOptions) -> Portable:
     """Two small images to trace it with; batch and extents are free."""
     plan = Plan.from_json(fitted["plan"])
     side = 8 * 2 ** min(plan.depth, 3)
@@ -103,6 +108,6 @@ def portable(model: Segmenter, fitted: Fitted) -> Portable:
         {"labels": f"(batch, *axes) label values: {names}", "probability": "(batch, structure, *axes) in that order"},
         {"image": tuple(range(2, 2 + model.rank))},
         other,
-        described(model, plan, fitted),
+        described(model, plan, fitted, options),
         {RUNNER: (resources.files(__package__) / "data" / RUNNER).read_text(encoding="utf-8")},
     )
