@@ -274,7 +274,7 @@ def law_export(case: Case) -> str:
         x, layout = _example(case, axes, seed=12, masked=mixer.exports_mask)
         real = real_tokens(x, layout)
         lattice, tensors = lattice_inputs(x, layout)
-        with torch.no_grad():  # with gradients every loop operator is traced again, forwards and backwards, in each call
+        with torch.no_grad():  # else every loop operator is traced again, forwards and backwards, in each call
             said = same(f"exported on axes {axes}", program(lattice, **tensors)[real], mixer(x, layout)[real], 1e-5)
     return said
 
