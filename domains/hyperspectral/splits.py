@@ -18,6 +18,8 @@ from shared_backbones.errors import BadInput, BadRequest
 
 from ..task import PARTS, Audit, Split
 from .config import SplitOptions
+from .data import Mosaic
+from .ground import ground_audits, tiles_at
 from .source import SceneData, refuse_leak, spectra
 
 DRAWS = 400  # random ways of dealing units that are tried before a class is declared impossible to split
@@ -311,7 +313,16 @@ def audit_split(data: SceneData, split: Split, radius: int) -> list[Audit]:
             f"one nearest neighbour that sees only row and column; on spectra it reaches {by_spectrum:.3f}. "
             "A score at or below it says that the spectra added nothing",
         ),
+        *audit_ground(data, split, radius),
     ]
+
+
+def audit_ground(data: SceneData, split: Split, radius: int) -> list[Audit]:
+    """Of a data set of tiles: do tiles of different parts lie on the same ground, or side by side?"""
+    whole = data.scene
+    if not isinstance(whole, Mosaic):
+        return []
+    return ground_audits(whole, {p: tiles_at(whole, split.parts[p]) for p in PARTS}, radius)
 
 
 def _standardised(data: SceneData, train: Any, test: Any) -> tuple[Any, Any, tuple[Any, Any]]:

@@ -54,7 +54,7 @@ class Luma:
         if len(values) in (1, 2):
             values, seen = np.repeat(values[:1], 3, 0), np.repeat(seen[:1], 3, 0)
         luma = np.round(BLACK + np.tensordot(WEIGHTS, values[:3].astype(np.float64), 1)).astype(np.float32)
-        return luma[None], seen[:3].all(0, keepdims=True)
+        return luma[None], np.logical_and.reduce(seen[:3], axis=0, keepdims=True)
 
 
 def luma_of(scene: Scene) -> Luma:

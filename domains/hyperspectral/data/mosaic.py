@@ -27,6 +27,8 @@ class Tile:
     where: str
     shape: tuple[int, int]
     open: Callable[[], Scene]
+    crs: str | None = None
+    transform: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,6 @@ def mosaic(where: str, openers: Sequence[Callable[[], Scene]], gap: int) -> Mosa
         if other is not None:
             raise BadInput(f"{scene.where}: {other.replace('the model was trained on', 'the first tile has')}; "
                            f"the tiles of {where} must be of one sensor")  # fmt: skip
-        tiles.append(Tile(scene.where, scene.shape, opener))
+        tiles.append(Tile(scene.where, scene.shape, opener, scene.crs, scene.transform))
     assert bands is not None
     return Mosaic(where, tuple(tiles), bands, gap)

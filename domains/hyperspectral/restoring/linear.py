@@ -11,7 +11,7 @@ from torch import Tensor
 from .model import RADII, Restorer
 
 PENALTIES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)  # relative to the mean square of the features
-Given = tuple[Float[Tensor, "1 b r c"], Float[Tensor, "1 b r c"], Bool[Tensor, "1 b r c"]]
+Given = tuple[Float[Tensor, "1 b _ _"], Float[Tensor, "1 b _ _"], Bool[Tensor, "1 b _ _"]]  # of any size each
 
 
 @torch.no_grad()

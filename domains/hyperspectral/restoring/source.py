@@ -104,8 +104,8 @@ def _found(source: str, options: RestoreOptions) -> tuple[Scene, str, str, dict[
         return scene, sha256_of(files["samson_1.mat"]), SAMSON.licence, {}
     if source == SALINAS_A.data.name:
         path = locate(SALINAS_A.data)[SALINAS_A.cube]
-        scene = open_scene(path, variable=SALINAS_A.cube_variable, wavelengths=SALINAS_A.wavelength_nm)
-        return scene, sha256_of(path), SALINAS_A.data.licence, {}
+        salinas = open_scene(path, variable=SALINAS_A.cube_variable, wavelengths=SALINAS_A.wavelength_nm)
+        return salinas, sha256_of(path), SALINAS_A.data.licence, {}
     if "://" not in source and "/" not in source and "." not in source and not Path(source).exists():
         raise BadInput(f"{unknown('data', source, [SIMULATED, *PUBLIC, SET5.name])}, or the path of a scene")
     path = local_file(source)

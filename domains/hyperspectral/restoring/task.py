@@ -19,6 +19,7 @@ from shared_backbones.errors import BadInput, BadRequest
 
 from ...task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
 from ..bands import in_ranges, picked
+from ..ground import ground_audits, tiles_at
 from ..source import spectra
 from .baselines import RANKS, WEIGHTS, chosen, low_rank, total_variation
 from .collection import deal
@@ -141,7 +142,15 @@ class Restore:
         train, test = (set(pixels_of(self._part(data, split, p), shape).tolist()) for p in ("train", "test"))
         share = len(train & test) / len(test)
         said = "share of test pixels that lie in a training block; a block is restored from its own pixels alone"
-        return [Audit("pixels in both parts", share, share == 0.0, said)]
+        found = [Audit("pixels in both parts", share, share == 0.0, said)]
+        if data.collection is None:
+            return found
+        whole, size = data.collection.whole, shape[1]
+        return found + ground_audits(
+            whole,
+            {p: tiles_at(whole, [b[0].start * size for b in self._part(data, split, p)]) for p in PARTS},
+            self.config.patch_radius,
+        )
 
     def poison(self, data: CleanData, split: Split) -> CleanData:
         return data.poisoned(pixels_of(self._part(data, split, "test"), data.plain.index.shape))

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from domains.hyperspectral.classify import Classify, ClassifyOptions
 from domains.hyperspectral.data import ArrayScene, copy_cube, mosaic
+from domains.hyperspectral.ground import ground_audits
 from domains.hyperspectral.pretraining.config import PretrainOptions
 from domains.hyperspectral.pretraining.task import Pretrain
-from domains.hyperspectral.simulate import simulate
+from domains.hyperspectral.simulate import UTM32, simulate
 from domains.task import PARTS
 from shared_backbones.errors import BadInput
 from shared_backbones.presets import parse_preset
@@ -38,7 +39,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).mkdir()
     for i in range(12):
         at = (slice(i // 3 * SIDE, (i // 3 + 1) * SIDE), slice(i % 3 * SIDE, (i % 3 + 1) * SIDE - i % 2))
-        scene = replace(made.scene, array=made.scene.array[:, at[0], at[1]], where=f"t{i}")
+        a, b, c, d, e, f = made.scene.transform or (30.0, 0.0, 5e5, 0.0, -30.0, 5.4e6)
+        x, y = at[1].start, at[0].start
+        corner = (a, b, c + a * x + b * y, d, e, f + d * x + e * y)
+        array = made.scene.array[:, at[0], at[1]]
+        scene = replace(made.scene, array=array, where=f"t{i}", crs=UTM32, transform=corner)
         copy_cube(scene, root / "images" / f"t{i}.tif", "int16")
         np.save(root / "labels" / f"t{i}.npy", np.maximum(made.ids[at], 0).astype(np.int16))
     return root
@@ -83,7 +88,10 @@ def test_the_split_file_decides_and_scenes_are_whole(folder: Path, tmp_path: Pat
     assert not of["val"] & of["test"]
     assert sum(len(split.parts[p]) for p in PARTS) == (data.index >= 0).sum()
     assert split.protocol.startswith("whole scenes, dealt out by the data")
-    assert task.audit(data, split)[0].value == 0.0
+    audits = {a.name: a for a in task.audit(data, split)}
+    assert audits["patch overlap"].value == 0.0
+    assert audits["test tiles that overlap others on the ground"].passed
+    assert audits["test tiles beside others on the ground"].value == 1.0
     assert data.manifest.sha256 != task.open(str(folder)).manifest.sha256
     (named / "split.csv").write_text(PARTED.replace("t4.tif,train,s0", "t4.tif,test,s0"))
     with pytest.raises(BadInput, match="scene s0 is in two parts"):
@@ -154,6 +162,20 @@ def test_files_that_do_not_fit_together_are_refused(folder: Path, tmp_path: Path
     )
     with pytest.raises(BadInput, match=r"row 3, column image.*no\.tif"):
         classify().open(str(tmp_path / "list.csv"))
+
+
+@pytest.mark.parametrize(("shift", "shared", "beside"), [(20.0, False, True), (19.0, True, True), (26.0, False, False)])
+def test_audits_know_where_tiles_lie_on_the_ground(shift: float, shared: bool, beside: bool) -> None:
+    turned = (0.8, 0.6, 0.0, 0.6, -0.8, 0.0)  # pixels of 1, rotated
+    there = (0.8, 0.6, 0.8 * shift, 0.6, -0.8, 0.6 * shift)
+    scenes = [scene_of(np.ones((2, 20, 20), np.float32), transform=t) for t in (turned, there, turned)]
+    scenes.append(replace(scenes[0], crs=None, transform=None))
+    whole = mosaic("m", [lambda s=s: s for s in scenes], 1)  # type: ignore[misc]
+    overlapping, near = ground_audits(whole, {"train": {0}, "val": {3}, "test": {1}}, 5)
+    assert (overlapping.value, overlapping.passed) == (float(shared), not shared)
+    assert "1 tiles have no georeference" in overlapping.meaning
+    assert (near.value, near.passed) == (float(beside), None)
+    assert ground_audits(whole, {"train": {0}, "val": set(), "test": {3}}, 5) == []
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=5), st.integers(1, 3), st.data())
