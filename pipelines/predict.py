@@ -177,16 +177,8 @@ def expand(
             found[str(path.resolve()) if path.exists() else text] = None
             continue
         matches = glob.glob(text, recursive=True) if is_glob else path.iterdir()  # noqa: PTH207 - it may be absolute
-        files = [
-            str(p.resolve())
-            for p in sorted(map(Path, matches))
-            if not p.name.startswith(".")
-            and (
-                (p.is_file() and (not suffixes or p.name.lower().endswith(tuple(suffixes))))
-                or (p.is_dir() and whole(p))
-            )
-            and own not in p.resolve().parents
-        ]
+        files = _inputs_among([p for p in sorted(map(Path, matches)) if not p.name.startswith(".")], suffixes, whole)
+        files = [file for file in files if own not in Path(file).parents]
         if not files:
             wanted = f" that ends in {', '.join(suffixes)}" if suffixes else ""
             raise BadRequest(f"{text}: no file{wanted} there")
@@ -194,6 +186,18 @@ def expand(
     if not found:
         raise BadRequest("no input given")
     return list(found)
+
+
+def _inputs_among(paths: Sequence[Path], suffixes: Sequence[str], whole: Callable[[Path], bool]) -> list[str]:
+    """Folders that are one input, and files that belong to none of those: ``**`` finds a folder and what is in it."""
+    series = {p.resolve() for p in paths if p.is_dir() and whole(p)}
+    found = []
+    for p in paths:
+        own = p.resolve()
+        taken = p.is_file() and (not suffixes or p.name.lower().endswith(tuple(suffixes)))
+        if own in series or (taken and series.isdisjoint(own.parents)):
+            found.append(str(own))
+    return found
 
 
 def _sidecars(path: Path, beside: Sequence[Path]) -> list[Path]:

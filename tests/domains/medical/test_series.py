@@ -114,6 +114,8 @@ def test_a_folder_of_slices_is_predicted_like_its_nifti_by_a_model_of_nrrd_files
     assert set(expand([str(tmp_path)], out, (), Segment.takes_folder)) == {
         str(p.resolve()) for p in (series, tmp_path / "same.nii.gz")
     }
+    everything = expand([str(tmp_path / "**")], out, (".nii.gz", "s0"), Segment.takes_folder)  # a folder and its files
+    assert set(everything) == {str(p.resolve()) for p in (series, tmp_path / "same.nii.gz")}
     before = input_digests([str(series)])
     out.mkdir()
     for source in (series, tmp_path / "same.nii.gz"):
