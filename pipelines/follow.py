@@ -11,8 +11,9 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from shared_backbones.errors import BadInput, BadRequest
 
@@ -60,6 +61,12 @@ def _behind(path: Path) -> int:
     return content.count(b"\n")
 
 
+def _files(follower: Any, out: Path) -> AbstractContextManager[Any]:
+    """Files that the task writes beside its rows, from their start, since the source is read from its start too."""
+    into = getattr(follower, "into", None)
+    return nullcontext() if into is None else cast("AbstractContextManager[Any]", into(out))
+
+
 def _write(file: BinaryIO, rows: list[Any]) -> None:
     file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
     file.flush()
@@ -105,7 +112,7 @@ def follow(
                 f"{out} holds the rows of an earlier pipe, which cannot be read again; choose another --out"
             )
         count, stopped = 0, False
-        with (out / ROWS).open("ab") as file:
+        with (out / ROWS).open("ab") as file, _files(follower, out):
             try:
                 for content in pieces(source, every, idle):
                     rows = list(follower.push(content))

@@ -122,7 +122,8 @@ class Classify:
         model.train(was)
 
     def items(self, data: Clips, split: Split, fitted: Fitted, part: Part) -> ClipItems:
-        return ClipItems(data, split.parts[part], self.config.augment if part == "train" else None)
+        varied = self.config.augment if part == "train" else None
+        return ClipItems(data, split.parts[part], varied, self.config.buckets)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Mean cross-entropy of a batch, and its clips.

@@ -108,6 +108,9 @@ class AudioOptions(SourceOptions):
 
     front_end: FrontEndOptions = FrontEndOptions()
     augment: AugmentOptions = AugmentOptions()
+    buckets: int = Field(
+        8, ge=0, description="training batches hold clips of like length, sorted within so many batches; 0: any order"
+    )
 
 
 class SpotOptions(BaseModel):

@@ -32,9 +32,15 @@ class ClipItems:
     data: Clips
     rows: Int[np.ndarray, "n"]
     augment: AugmentOptions | None = None
+    buckets: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def arrange(self, order: Int[np.ndarray, "n"], size: int, seed: Sequence[int]) -> Int[np.ndarray, "n"]:
+        """The order of an epoch, as :func:`bucketed` has it."""
+        lengths = np.array([len(self.data.waves[int(i)]) for i in self.rows])
+        return bucketed(order, lengths, size, seed, self.buckets) if self.buckets else order
 
     def batch(self, indices: Sequence[int]) -> Batch:
         at = [int(self.rows[i]) for i in indices]

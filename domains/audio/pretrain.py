@@ -89,7 +89,9 @@ class Pretrain:
 
     def items(self, data: Clips, split: Split, fitted: Fitted, part: Part) -> MaskedItems:
         varied = self.config.augment if part == "train" else None
-        return MaskedItems(ClipItems(data, split.parts[part], varied), hiding_of(data.rate, self.config))
+        return MaskedItems(
+            ClipItems(data, split.parts[part], varied, self.config.buckets), hiding_of(data.rate, self.config)
+        )
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Mean cost of a hidden frame, and how many there are; of several widths as in `audio/classify`."""

@@ -65,6 +65,10 @@ class MaskedItems:
     def __len__(self) -> int:
         return len(self.clips)
 
+    def arrange(self, order: Int[np.ndarray, "n"], size: int, seed: Sequence[int]) -> Int[np.ndarray, "n"]:
+        """As of :class:`ClipItems`."""
+        return self.clips.arrange(order, size, seed)
+
     def batch(self, indices: Sequence[int]) -> Batch:
         batch = {k: v for k, v in self.clips.batch(indices).items() if k != "target"}
         hidden = torch.zeros(len(indices), 1 + batch["wave"].shape[1] // self.hiding.hop, dtype=torch.bool)

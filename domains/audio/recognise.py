@@ -226,7 +226,8 @@ class Recognise:
         """Utterances that the symbols can spell."""
         alphabet = alphabet_of(fitted)
         rows = spellable(data, split.parts[part], alphabet)
-        return UtteranceItems(data, rows, alphabet, self.config.augment if part == "train" else None)
+        varied = self.config.augment if part == "train" else None
+        return UtteranceItems(data, rows, alphabet, varied, self.config.buckets)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Negative log-likelihood per label, and the labels. Utterances with too few tokens weigh nothing."""

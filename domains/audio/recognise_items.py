@@ -30,6 +30,7 @@ class UtteranceItems:
     rows: Int[np.ndarray, "n"]
     alphabet: Alphabet
     augment: AugmentOptions | None = None
+    buckets: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -37,7 +38,11 @@ class UtteranceItems:
     @property
     def clips(self) -> ClipItems:
         """The same without words."""
-        return ClipItems(self.data, self.rows, self.augment)
+        return ClipItems(self.data, self.rows, self.augment, self.buckets)
+
+    def arrange(self, order: Int[np.ndarray, "n"], size: int, seed: Sequence[int]) -> Int[np.ndarray, "n"]:
+        """As of :class:`ClipItems`."""
+        return self.clips.arrange(order, size, seed)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Waves as of :class:`ClipItems`; "labels" (B, U), 0 behind each one's own, and "label_length" (B,)."""

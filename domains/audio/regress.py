@@ -110,7 +110,7 @@ class Regress:
     def items(self, data: Rated, split: Split, fitted: Fitted, part: Part) -> RatedItems:
         values = (data.values - np.array(fitted["centre"])) / np.array(fitted["scale"])
         varied = self.config.augment if part == "train" else None
-        return RatedItems(ClipItems(data.clips, split.parts[part], varied), values)
+        return RatedItems(ClipItems(data.clips, split.parts[part], varied, self.config.buckets), values)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Mean squared error in deviations of training, the numerator of 1 - concordance; and the numbers."""

@@ -99,6 +99,10 @@ class RatedItems:
     def __len__(self) -> int:
         return len(self.clips)
 
+    def arrange(self, order: Int[np.ndarray, "n"], size: int, seed: Sequence[int]) -> Int[np.ndarray, "n"]:
+        """As of :class:`ClipItems`."""
+        return self.clips.arrange(order, size, seed)
+
     def batch(self, indices: Sequence[int]) -> Batch:
         waves = {k: v for k, v in self.clips.batch(indices).items() if k != "target"}
         rows = [int(self.clips.rows[i]) for i in indices]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from shared_backbones.presets import Preset
 
+    from .separate_following import SpeakerFollower
+
 AT_ONCE = 8  # mixtures
 HEARD = 64  # training mixtures that the statistics of loudness come from
 
@@ -146,6 +148,13 @@ class Separate:
 
         assert isinstance(model, Separator)
         return all_sounds(self, model, data, split, scored)
+
+    def follow(self, model: nn.Module, fitted: Fitted) -> SpeakerFollower:
+        """Speakers of a WAV recording that is still being written. Raises BadInput for another format or rate."""
+        from .separate_following import SpeakerFollower
+
+        assert isinstance(model, Separator)
+        return SpeakerFollower(model, fitted, self.config)
 
     def predict(self, model: nn.Module, fitted: Fitted, source: str, sink: Sink) -> dict[str, Any]:
         """Every recording of a source, separated into files. Raises BadInput."""

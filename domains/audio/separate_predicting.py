@@ -67,10 +67,17 @@ class WavWriter:
         else:
             self._file.write(x.astype("<f4").tobytes())
 
+    def flush(self) -> None:
+        """What was written so far is a whole file to whoever reads it now."""
+        end = self._file.tell()
+        self._file.seek(0)
+        self._head(self.samples)
+        self._file.seek(end)
+        self._file.flush()
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is None:
-            self._file.seek(0)
-            self._head(self.samples)
+            self.flush()
         self._file.close()
 
 
@@ -83,25 +90,40 @@ def matched(before: Chunk, after: Chunk) -> Int[np.ndarray, "S"]:
     return linear_sum_assignment(-table)[1].astype(np.int64)
 
 
-def stitched(
-    pieces: Iterator[tuple[int, Float32[np.ndarray, "T"]]], separate: Any, step: int
-) -> Iterator[Float32[np.ndarray, "S t"]]:
-    """Speakers of a recording, stretch by stretch, in one order: overlaps are compared, then blended over.
+class Stitcher:
+    """Chunks that come every ``step`` samples -> speakers in one order: overlaps are compared, then blended over.
 
-    pieces: (first sample, samples) every ``step`` samples; separate: samples (T,) -> speakers (S, T).
+    separate: samples (T,) -> speakers (S, T). Keeps what the next chunk hears again, and nothing else.
     """
-    held: Chunk | None = None  # of the last chunk, what the next one hears again
-    for _, wave in pieces:
-        found = separate(wave)
+
+    def __init__(self, separate: Any, step: int) -> None:
+        self.separate, self.step = separate, step
+        self.held: Chunk | None = None
+
+    def push(self, wave: Float32[np.ndarray, "T"]) -> Float32[np.ndarray, "S t"]:
+        """What no later chunk will change."""
+        found, held = self.separate(wave), self.held
         if held is not None:
             n = min(held.shape[1], found.shape[1])
             found = found[matched(held[:, :n], found[:, :n])]
             rise = ((np.arange(n) + 0.5) / n).astype(np.float32)
             found[:, :n] = held[:, :n] * (1 - rise) + found[:, :n] * rise
-        held = found[:, step:]
-        yield found[:, :step]
-    if held is not None and held.shape[1]:
-        yield held
+        self.held = found[:, self.step :]
+        return found[:, : self.step]
+
+
+def stitched(
+    pieces: Iterator[tuple[int, Float32[np.ndarray, "T"]]], separate: Any, step: int
+) -> Iterator[Float32[np.ndarray, "S t"]]:
+    """Speakers of a recording, stretch by stretch, in one order.
+
+    pieces: (first sample, samples) every ``step`` samples; separate: samples (T,) -> speakers (S, T).
+    """
+    stitcher = Stitcher(separate, step)
+    for _, wave in pieces:
+        yield stitcher.push(wave)
+    if stitcher.held is not None and stitcher.held.shape[1]:
+        yield stitcher.held
 
 
 def separator(model: Separator) -> Any:

@@ -184,7 +184,8 @@ def _epoch(
     job: Job, wrapped: nn.Module, optimizer: torch.optim.Optimizer, position: Position, keep: Callable[[], None]
 ) -> None:
     """What is left of the epoch under way."""
-    order = plan.permutation(len(job.train_items), job.seed, position.epoch)
+    drawn = plan.permutation(len(job.train_items), job.seed, position.epoch)
+    order = plan.arranged(job.train_items, drawn, job.train.batch_size, job.seed, position.epoch)
     total = job.steps * job.train.epochs
     while position.step < job.steps:
         done = position.epoch * job.steps + position.step

@@ -5,7 +5,7 @@ Shapes: B items, N tokens, C channels.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -18,10 +18,37 @@ from .scans import full, full_precision
 from .sequence import Sequence
 
 
-def spike(charge: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """1 where a charge is above 0, else 0. Backward it is the slope of atan(pi charge) / pi, since a step has none."""
-    soft = torch.atan(torch.pi * charge) / torch.pi
-    return (charge > 0).to(charge.dtype) + (soft - soft.detach())
+def slope(charge: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """Of atan(pi charge) / pi, which stands for the slope of a step at 0 backward."""
+    return 1 / (1 + (torch.pi * charge).square())
+
+
+class Fire(torch.autograd.Function):
+    """v_t = keep v'_(t-1) + drive_t, s_t = [v_t > 1], v'_t = v_t - s_t where a token is real: spikes, and the last v'.
+
+    drive and real have time first: (N, B, C), (N, B, 1). A loop forward and a loop back, with no graph in between.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, drive: Tensor, keep: Tensor, start: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        v, before, charges = start, [], []
+        for x, here in zip(drive, real, strict=True):
+            before.append(v)
+            now = torch.addcmul(x, keep, v)
+            charges.append(now)
+            v = torch.where(here, now - (now > 1).to(now.dtype), v)
+        charge = torch.stack(charges)
+        ctx.save_for_backward(charge, torch.stack(before), keep, real)
+        return (charge > 1).to(charge.dtype), v.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        charge, before, keep, real = ctx.saved_tensors
+        of_charge, of_v = grads[0] * slope(charge - 1), grads[1]
+        for t in range(len(charge) - 1, -1, -1):
+            of_charge[t] += of_v * real[t]
+            of_v = torch.where(real[t], 0.0, of_v) + keep * of_charge[t]
+        return of_charge, (of_charge * before).sum((0, 1)), of_v, None
 
 
 class Spiking(Sequence):
@@ -56,10 +83,14 @@ class Spiking(Sequence):
         with full_precision(x):
             driven, leak, gain, v = full(x, self.leak, self.gain, state["v"])
             keep = leak.sigmoid()
-            driven, spikes = (1 - keep) * gain.exp() * driven, []
-            for drive, here in zip(driven.unbind(1), real.unbind(1), strict=True):
-                charged = keep * v + drive
-                fired = spike(charged - 1)
-                spikes.append(fired)
-                v = torch.where(here[:, None], charged - fired.detach(), v)
-        return self.out(torch.stack(spikes, 1).to(x.dtype)), {"v": v}
+            drive = ((1 - keep) * gain.exp() * driven).transpose(0, 1)
+            spikes, v = self.fired(drive, keep, v, real.T[..., None])
+        return self.out(spikes.transpose(0, 1).to(x.dtype)), {"v": v}
+
+    def fired(self, drive: Tensor, keep: Tensor, v: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """As :class:`Fire`; in a graph that is to be exported, one token in plain operations."""
+        if not torch.compiler.is_exporting():
+            return Fire.apply(drive, keep, v, real)
+        now = torch.addcmul(drive[0], keep, v)
+        fired = (now > 1).to(now.dtype)
+        return fired[None], torch.where(real[0], now - fired, v)
