@@ -18,6 +18,7 @@ from .collection import Objects
 from .convolutions import FixedConvolutions
 from .items import ObjectItems, filled
 from .neighbours import BAND_SHARE, euclidean, nearest_shares, warped_matrix
+from .trend import persisting
 
 if TYPE_CHECKING:
     from ..classify import Classify
@@ -37,6 +38,11 @@ def all_baselines(task: Classify, data: Objects, split: Split, fitted: Fitted) -
         table = np.concatenate([data.features, data.static], 1)
         found["gradient boosting on statistics and periods"] = _boosting(table, known, test, labels, classes)
         found["ridge on statistics and periods"] = _table_ridge(table, known, test, labels, classes)
+    if "trend" in data.manifest.facts:
+        series = [data.series[i] for i in test]
+        last = persisting(series, data.channels, data.manifest.facts["trend"], fitted["classes"])
+        if last is not None:
+            found["the trend so far"] = (np.eye(classes)[last] + 1 / classes) / 2
     shares = np.bincount(labels, minlength=classes) / len(labels)
     found["most frequent class"] = np.tile(shares, (len(test), 1))
     return {name: class_evidence(test, truth, p) for name, p in found.items()}

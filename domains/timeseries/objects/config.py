@@ -23,6 +23,25 @@ class ObjectSplitOptions(BaseModel):
     seed: int = Field(0, ge=0, description="of the random draws")
 
 
+class TrendOptions(BaseModel):
+    """Which column is a price, and what of its future is the class. Lengths are in rows of the table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    price: tuple[str, ...] = Field((), description="column of prices, or best bid and best ask; empty: no such table")
+    window: int = Field(100, ge=2, description="rows that the class is told from")
+    horizon: int = Field(10, ge=1, description="rows ahead whose smoothed price decides the class")
+    smooth: int = Field(5, ge=0, description="a mean price is over this many rows and the one before them")
+    threshold: float | Literal["thirds", "spread"] = Field(
+        "thirds", description="least relative move; thirds: as often flat as not flat by a third of the training "
+        "windows; spread: mean of (ask - bid) / price over the training rows",
+    )  # fmt: skip
+    stride: int = Field(1, ge=1, description="rows between the ends of two windows")
+    train: float = Field(0.7, gt=0, lt=1, description="share of the rows, the first, that trains")
+    test: float = Field(0.2, gt=0, lt=1, description="share of the rows, the last, that tests")
+    columns: tuple[str, ...] = Field((), description="columns that the model sees; empty: all but the time column")
+
+
 class ClassifyOptions(TaskConfig):
     """How objects are read, split, and turned into inputs. Times are in the unit of the time column."""
 
@@ -33,6 +52,7 @@ class ClassifyOptions(TaskConfig):
     band: str = Field("auto", description="column of bands or channels (auto: band, filter, passband, channel)")
     label: str = Field("label", description="column of classes, in the objects' table or beside each observation")
     part: str = Field("part", description="column of the given part (train, val, test) in the objects' table, if there")
+    header: bool = Field(True, description="whether the first row of a trend table names its columns")
     objects: str | None = Field(None, description="table of objects: path, or name beside or inside the source")
     objects_id: str = Field("auto", description="column of that table that names the object")
     static: tuple[str, ...] = Field((), description="numeric columns of the objects' table that the model sees too")
@@ -51,6 +71,7 @@ class ClassifyOptions(TaskConfig):
     shortest_period: float = Field(0.2, gt=0, description="of the search in light curves")
     longest_period: float | None = Field(None, gt=0, description="default: half of the object's own span")
 
+    trend: TrendOptions = TrendOptions()
     split: ObjectSplitOptions = ObjectSplitOptions()
     convolutions: int = Field(9996, ge=84, description="fixed convolution features of a regular series")
     expansions: int = Field(1000, ge=0, description="random non-linear features of a light curve's statistics")

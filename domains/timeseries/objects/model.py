@@ -25,7 +25,7 @@ from shared_backbones.presets import Preset
 from ...task import Batch, Fitted
 from .config import ClassifyOptions
 from .convolutions import FixedBends, FixedConvolutions
-from .stems import ObservationStem, StepStem, build_stem
+from .stems import Bilinear, ObservationStem, StepStem, build_stem
 
 
 class NetOptions(BaseModel):
@@ -35,6 +35,7 @@ class NetOptions(BaseModel):
 
     skip: Literal["none", "ridge"] = "none"  # what the backbone's scores are added to
     dropout: float = Field(0.1, ge=0, lt=1)  # of the tokens before and after the backbone
+    bilinear: bool = False  # every regular series is normalised by itself, over time and over channels, before the stem
 
 
 def net_options(given: Mapping[str, Any]) -> NetOptions:
@@ -77,6 +78,8 @@ class SeriesClassifier(nn.Module):
         self.register_buffer("temperature", torch.ones(()))
         dim = preset.backbone.stages[0].dim
         self.stem: StepStem | ObservationStem = build_stem(preset.stem, fitted, statics, dim, preset.stem_options)
+        own = self.options.bilinear and self.regular
+        self.own = Bilinear(len(fitted["channels"]), int(fitted["length"])) if own else None
         causal = frozenset({0} if preset.causal else ())
         self.backbone = build_backbone(preset.backbone, replace(self.stem.tokens, causal_axes=causal))
         self.head = ClassHead(self.backbone.dim, classes, **preset.head)
@@ -98,6 +101,7 @@ class SeriesClassifier(nn.Module):
         """Mixed tokens, and which are real."""
         if self.regular:
             x = ((batch["x"] - self.mean) / self.std).float().clamp(-50, 50)
+            x = x if self.own is None else self.own(x, batch["seen"])
             x, layout = self.stem(x, batch["seen"], self._static(batch))
         else:
             x, layout = self.stem(batch, self._static(batch))

@@ -13,7 +13,8 @@ from domains.public import locate
 from domains.task import Fitted, Manifest
 from shared_backbones.errors import BadInput
 
-from ..tables import read_bytes
+from ..opening import load
+from ..tables import ReadOptions, read_bytes
 from .collection import BAND, Objects, described, numbered
 from .config import ClassifyOptions
 from .data import Raw, Read, check_static, object_table, parse_curves, parse_ts, with_table
@@ -21,6 +22,7 @@ from .gridding import on_phase_grid, on_time_grid
 from .public import LABELLED
 from .simulate import simulated
 from .statistics import all_features, feature_names
+from .trend import parse_trend
 
 SIMULATED = "simulated"
 TABLES = (".csv", ".csv.gz", ".parquet")
@@ -31,6 +33,8 @@ def read_source(source: str, options: ClassifyOptions) -> tuple[Read, str, Class
     """What a source holds, its licence, and the options it was read with. Raises BadInput."""
     if source == SIMULATED:
         return simulated(options.simulated), "simulated, free of rights", options
+    if options.trend.price:
+        return _trend(source, options)
     if source in LABELLED:
         entry = LABELLED[source]
         usual = ClassifyOptions()  # what the user set otherwise stays
@@ -48,6 +52,13 @@ def read_source(source: str, options: ClassifyOptions) -> tuple[Read, str, Class
         return parse_ts(read_bytes(source), source), "not stated", options
     read = parse_curves([(source, None, read_bytes(source))], options)
     return _joined(read, options, path.parent), "not stated", options
+
+
+def _trend(source: str, options: ClassifyOptions) -> tuple[Read, str, ClassifyOptions]:
+    reading = ReadOptions(time=options.time, separator=options.separator, header=options.header)
+    raw, reading, entry = load(source, reading)
+    licence = "not stated" if entry is None else entry.data.licence
+    return parse_trend(raw, source, options.trend, reading), licence, options
 
 
 def _folder(paths: Sequence[Path], root: Path, options: ClassifyOptions) -> Read:
@@ -97,7 +108,11 @@ def open_objects(source: str, options: ClassifyOptions) -> Objects:
             f"{source}: object {few[0].name!r} has {len(few[0].values)} observation(s), needs at least {options.least} "
             f"({len(few)} of {len(read.objects)} objects have too few). Leave them out with --set few=drop"
         )
-    kept = [o for o in read.objects if o not in few] if few else read.objects
+    left = {id(o) for o in few}
+    kept = [o for o in read.objects if id(o) not in left] if few else read.objects
+    if options.trend.price:  # no class where its rows lie in two parts, or behind the end
+        kept = [o for o in kept if o.part]
+        read.found["windows_without_class"] = len(read.objects) - len(kept)
     if few:
         read.found["objects_dropped"] = len(few)
     bare = [o for o in kept if not o.label]
@@ -138,6 +153,11 @@ def _hold(read: Read, fitted: Fitted, source: str) -> None:
     if read.regular:
         if len(read.channels) != len(known):
             raise BadInput(f"{source}: {len(read.channels)} channels, the model was trained on {len(known)}")
+        if "trend" in read.found and list(read.channels) != known:  # a table's columns have names of their own
+            raise BadInput(
+                f"{source}: columns {', '.join(read.channels)}; the model was trained on {', '.join(known)}, in that "
+                "order. Name them with --set trend.columns=[...]"
+            )
         return
     strange = sorted(set(read.channels) - set(known))
     if strange:

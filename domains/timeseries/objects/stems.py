@@ -26,6 +26,34 @@ REGULAR = ("tokens", "image", "patches")
 PERIODS = 8  # sines and cosines of time, each
 
 
+class Bilinear(nn.Module):
+    """Each window by its own statistics, two ways: a z-score over time of every channel and one over channels of every
+    step, each with learned scales and shifts, in a learned mixture. At most ``length`` steps.
+
+    "Bilinear Input Normalization for Neural Networks in Financial Forecasting" (Tran et al. 2021).
+    """
+
+    def __init__(self, channels: int, length: int) -> None:
+        super().__init__()
+        self.by_channel = nn.Parameter(torch.stack([torch.ones(channels), torch.zeros(channels)]))
+        self.by_step = nn.Parameter(torch.stack([torch.ones(length), torch.zeros(length)]))
+        self.shares = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: Float[Tensor, "B T V"], seen: Bool[Tensor, "B T V"]) -> Float[Tensor, "B T V"]:
+        over_time, over_channels = _z_scored(x, seen, 1), _z_scored(x, seen, 2)
+        scale, shift = self.by_step[:, : x.shape[1], None]
+        own, across = over_time * self.by_channel[0] + self.by_channel[1], over_channels * scale + shift
+        share = self.shares.softmax(0)
+        return share[0] * own + share[1] * across
+
+
+def _z_scored(x: Float[Tensor, "B T V"], seen: Bool[Tensor, "B T V"], axis: int) -> Float[Tensor, "B T V"]:
+    """Less the mean, over the deviation, of what was seen along an axis; 0 where nothing was."""
+    count = seen.sum(axis, keepdim=True).clamp_min(1)
+    away = (x - x.masked_fill(~seen, 0.0).sum(axis, keepdim=True) / count).masked_fill(~seen, 0.0)
+    return away / ((away**2).sum(axis, keepdim=True) / count + 1e-8).sqrt()
+
+
 class StepStem(nn.Module):
     """Regular series: values, which of them were seen, and the static features as constant channels.
 
