@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from shared_backbones.errors import BadInput
 
-from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
+from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Portable, Sink, Split, TaskConfig
 from .beats import peaks
 from .data.signals import AAMI
 from .pan_tompkins import detect
@@ -304,6 +304,13 @@ class Signal:
 
         assert isinstance(model, BeatNet)
         return predict_source(self, model, fitted, source, sink)
+
+    def portable(self, model: nn.Module, fitted: Fitted) -> Portable:
+        """Windows of samples -> beats, kinds and rhythms over time."""
+        from .signal_portable import portable
+
+        assert isinstance(model, BeatNet)
+        return portable(model, fitted, self.config, GRID)
 
 
 def steep(x: Float32[np.ndarray, "T"], rate: float, height: float) -> Float[np.ndarray, "n"]:
