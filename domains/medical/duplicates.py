@@ -72,6 +72,15 @@ def near_pairs(hashes: Sequence[int], distance: int) -> list[tuple[int, int]]:
     return found
 
 
+def linked(*told: Sequence[object]) -> Int64[np.ndarray, "n"]:
+    """Group of each case: those that share a value of any list, or are joined through others. None is shared by none."""
+    groups = Groups(len(told[0]))
+    for keys in told:
+        for members in _sets(keys):
+            groups.join(members)
+    return groups.numbered()
+
+
 @dataclass(frozen=True)
 class Duplicates:
     """What was found. copies: images beyond the first of each set of equal pixels; alike: pairs of equal hashes."""
@@ -126,4 +135,4 @@ def grouped(
     )
 
 
-__all__ = ["Duplicates", "grouped", "near_pairs", "perceptual_hash"]
+__all__ = ["Duplicates", "grouped", "linked", "near_pairs", "perceptual_hash"]

@@ -15,10 +15,11 @@ class SegmentSplitOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    by: Literal["patient", "blocks", "slabs", "given"] | None = Field(
+    by: Literal["patient", "sites", "blocks", "slabs", "given"] | None = Field(
         None,
-        description="patient: cases of one patient stay together; blocks: neighbouring cases, in the order of their "
-        "numbers; slabs: parts of every volume along the body; given: the table's fold column. Default: patient",
+        description="patient: cases of one patient, and copies, stay together; sites: whole sites, by the table's "
+        "column site; blocks: neighbouring cases, in the order of their numbers; slabs: parts of every volume along "
+        "the body; given: the table's fold column. Default: patient",
     )
     folds: int = Field(5, ge=3, description="parts of about equal size, one of which is the test part")
     fold: int = Field(0, ge=0, description="which one")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -18,6 +20,7 @@ from shared_backbones.errors import BadInput, unknown
 from ..public import sha256_of
 from ..task import Manifest, to_json_digest
 from .data.pairs import Case, Grid, find_cases, header_of, read_case
+from .duplicates import linked, perceptual_hash, telling
 from .segment_config import SegmentOptions
 from .segment_datasets import MASK_SETS
 from .segment_simulate import simulated
@@ -67,6 +70,7 @@ class SegmentData:
     by: str | None  # how the source wants to be split
     manifest: Manifest
     load: Callable[[int], Grid]
+    group: Int64[np.ndarray, "n"]  # cases of one patient, copies, and all but copies: never divided
     changed: Mapping[int, Grid] = field(default_factory=dict)
 
     @property
@@ -172,10 +176,12 @@ def _checked(
     channels: int = 1,
 ) -> SegmentData:
     seen: dict[int, int] = {}
-    shapes, sizes = [], []
+    shapes, sizes, pixels, looks = [], [], [], []
     for i in range(len(cases)):
         grid = read(i)
         assert grid.labels is not None
+        pixels.append(hashlib.sha256(np.ascontiguousarray(grid.image).tobytes()).hexdigest())
+        looks.append(look_of(grid))
         shapes.append(grid.shape)
         sizes.append(grid.image.nbytes + grid.labels.nbytes)
         for value, count in zip(*np.unique(grid.labels, return_counts=True), strict=True):
@@ -193,8 +199,13 @@ def _checked(
         load(i)  # a value that is not declared is refused here, with its file and place
     held = lru_cache(maxsize=max(1, CACHE_BYTES // max(sizes)))(load)
     voxels = {n: seen.get(v, 0) for v, n in zip(structures.values, structures.names, strict=True)}
+    together = linked([c.patient for c in cases], pixels, looks)
     facts = {
         "cases": len(cases),
+        "exact_copies": len(cases) - len(set(pixels)),
+        "equal_hash_cases": sum(n for n in Counter(x for x in looks if x is not None).values() if n > 1),
+        "groups": int(together.max()) + 1,
+        **({"sites": len({c.site for c in cases if c.site})} if any(c.site for c in cases) else {}),
         "patients": len({c.patient for c in cases if c.patient}),
         "shapes": sorted({"x".join(map(str, s)) for s in shapes}),
         "channels": channels,
@@ -203,7 +214,21 @@ def _checked(
     }
     manifest = replace(manifest, facts=facts)
     by = defaults.get("by")
-    return SegmentData(tuple(cases), tuple(shapes), channels, structures, boundary, by, manifest, held)
+    return SegmentData(tuple(cases), tuple(shapes), channels, structures, boundary, by, manifest, held, together)
+
+
+def look_of(grid: Grid) -> tuple[int, ...] | None:
+    """Perceptual hash of a flat image, or of the three middle planes of a volume; None where they say nothing."""
+    low, high = float(grid.image.min()), float(grid.image.max())
+    if len(grid.shape) == 2:
+        planes = [grid.image]
+    else:
+        planes = [grid.image.take(n // 2, 1 + axis) for axis, n in enumerate(grid.shape)]
+    found = []
+    for plane in planes:
+        pixels = (np.moveaxis(plane, 0, -1).astype(np.float32) - low) / max(high - low, 1e-6)
+        found.append(perceptual_hash(np.ascontiguousarray(pixels)))
+    return tuple(found) if all(map(telling, found)) else None
 
 
 def _structures(

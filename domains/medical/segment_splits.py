@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from shared_backbones.errors import BadInput
 
 from ..task import PARTS, Audit, Split
+from .duplicates import linked
 from .segment_config import SegmentSplitOptions
 from .segment_source import SegmentData
 
@@ -21,7 +22,7 @@ LATER = re.compile(r"[_\-. ][A-Za-z]*\d+$")  # a number at the end of a name, as
 def make_split(data: SegmentData, options: SegmentSplitOptions) -> Split:
     """Rows (case, start, stop) along the last axis. Raises BadInput where the data cannot be split as asked."""
     by = options.by or data.by or ("given" if any(c.fold for c in data.cases) else "patient")
-    make = {"patient": _by_patient, "blocks": _in_blocks, "slabs": _in_slabs, "given": _given}[by]
+    make = {"patient": _by_patient, "sites": _by_site, "blocks": _in_blocks, "slabs": _in_slabs, "given": _given}[by]
     protocol, parts = make(data, options)
     for part in PARTS:
         if not len(parts[part]):
@@ -52,19 +53,51 @@ def _cut(order: list[Any], options: SegmentSplitOptions) -> tuple[list[Any], lis
 
 
 def _by_patient(data: SegmentData, options: SegmentSplitOptions) -> tuple[str, dict[str, Any]]:
-    owner = [c.patient or f"case {c.name}" for c in data.cases]
+    own = [c.patient or f"case {c.name}" for c in data.cases]
+    owner = _owners(data.group, own)
     names = sorted(set(owner))
     if len(names) < 3:
         raise BadInput(
             f"{data.manifest.source}: has {len(names)} patients, three parts need three at least. Cut its volumes with "
             "split.by=slabs, or neighbouring slices with split.by=blocks, and say so with the score"
         )
+    known = "patients stay whole" if any(c.patient for c in data.cases) else "every case taken for a patient of its own"
+    known += ", copies together" if len(names) < len(set(own)) else ""
+    return _drawn(data, owner, known, options)
+
+
+def _owners(group: Any, names: list[str]) -> list[str]:
+    """The name of the first case of each case's group."""
+    first: dict[int, str] = {}
+    for at, name in zip(group, names, strict=True):
+        first.setdefault(int(at), name)
+    return [first[int(at)] for at in group]
+
+
+def _by_site(data: SegmentData, options: SegmentSplitOptions) -> tuple[str, dict[str, Any]]:
+    sites = [c.site for c in data.cases]
+    if "" in sites or len(set(sites)) < 3:
+        there = ", ".join(sorted(set(sites) - {""})) or "none"
+        raise BadInput(
+            f"{data.manifest.source}: split.by=sites needs a site for every case, three at least; got {there}"
+        )
+    owner = _owners(linked(sites, list(data.group)), sites)
+    if len(set(owner)) < 3:
+        raise BadInput(
+            f"{data.manifest.source}: patients or copies join its {len(set(sites))} sites to {len(set(owner))}; three "
+            "are needed: use split.by=patient"
+        )
+    return _drawn(data, owner, "whole sites, with the patients that they share", options)
+
+
+def _drawn(data: SegmentData, owner: list[str], known: str, options: SegmentSplitOptions) -> tuple[str, dict[str, Any]]:
+    """Folds of owners in drawn order."""
+    names = sorted(set(owner))
     folds = min(options.folds, len(names))
     shuffled = [str(n) for n in np.random.default_rng(options.seed).permutation(names)]
     limited = options.model_copy(update={"folds": folds, "fold": options.fold % folds, "gap": 0})
     chosen = dict(zip(PARTS, _cut(shuffled, limited), strict=True))
     parts = {p: _whole(data, [i for i, o in enumerate(owner) if o in set(who)]) for p, who in chosen.items()}
-    known = "patients stay whole" if any(c.patient for c in data.cases) else "every case taken for a patient of its own"
     return (
         f"{known}, fold {options.fold} of {folds}, validation {options.val:g} of the rest, seed {options.seed}",
         parts,
@@ -134,6 +167,7 @@ def audit_split(data: SegmentData, split: Split) -> list[Audit]:
             else "No patient is given, so nobody can say whether training saw the test patients.",
         ),
         Audit("test_images_in_training", float(_copies(data, split)), not _copies(data, split), "Equal test images."),
+        *_alike(data, split),
     ]
     hints = suggested_patients([c.name for c in data.cases])
     if hints and not known:
@@ -147,6 +181,17 @@ def audit_split(data: SegmentData, split: Split) -> list[Audit]:
             )
         )
     return audits
+
+
+def _alike(data: SegmentData, split: Split) -> list[Audit]:
+    """Whole test cases that training saw, or all but a copy of them; says nothing where volumes are cut in slabs."""
+    sides = {p: {int(row[0]) for row in split.parts[p]} for p in PARTS}
+    if sides["test"] & sides["train"]:
+        return []
+    seen = {int(data.group[i]) for i in sides["train"] | sides["val"]}
+    shared = sum(int(data.group[i]) in seen for i in sides["test"])
+    meaning = "Test cases with a patient, a copy or an equal perceptual hash on the other side."
+    return [Audit("test_groups_in_training", float(shared), not shared, meaning)]
 
 
 def _copies(data: SegmentData, split: Split) -> int:

@@ -28,7 +28,8 @@ GEOMETRY_MM = 1e-2  # how far apart image and mask may place the same voxel
 class Case:
     """One image and its mask, by path.
 
-    patient: what is never divided; "" where nothing says so. fold: as a table says. second: another annotator's mask.
+    patient: what is never divided; "" where nothing says so. fold, site: as a table says. second: another annotator's
+    mask.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Case:
     patient: str = ""
     fold: str = ""
     second: Path | None = None
+    site: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def _from_table(path: Path) -> list[Case]:
         second = path.parent / row["second"] if row.get("second") else None
         if second is not None and not second.is_file():
             raise BadInput(f"{path}, line {number}: the second {row['second']!r} is not there")
-        cases.append(Case(name, files[0], files[1], row.get("patient") or "", row.get("fold") or "", second))
+        told = [row.get(column) or "" for column in ("patient", "fold", "site")]
+        cases.append(Case(name, files[0], files[1], told[0], told[1], second, told[2]))
     names = [c.name for c in cases]
     if len(set(names)) < len(names):  # files of one name in several folders
         cases = [replace(c, name=str(c.image.relative_to(path.parent))) for c in cases]
