@@ -16,8 +16,8 @@ from domains.task import Evidence, Fitted
 from .config import LEVELS
 from .data import Panel
 from .grid import is_steps
-from .model import Forecaster
-from .scoring import by_series
+from .model import Forecaster, forecasts_of, intervals_of
+from .scoring import by_series, offsets_at
 from .windows import Windows, to_device
 
 _MODEL, _TRUTH = "#0072b2", "#222222"  # colour-blind safe (Okabe and Ito)
@@ -54,9 +54,11 @@ def bands(model: Forecaster, test: Windows, panel: Panel, fitted: Fitted, eviden
     place = len(test) // 2
     model.eval()
     with torch.inference_mode():
-        z = model.quantiles(to_device(test.batch([place]), model.mean.device))
+        first, origin = int(test.origins[0]), int(test.origins[place])
+        offsets = offsets_at(forecasts_of(model), intervals_of(model), test, fitted, first, origin)
+        at = torch.from_numpy(offsets).to(model.offsets)
+        z = model.quantiles(to_device(test.batch([place]), model.mean.device), at)
         ahead: Float[np.ndarray, "Q H V"] = model.original(z)[0].cpu().numpy()
-    origin = int(test.origins[place])
     series = chosen_series(evidence, fitted)
     figure = Figure(figsize=(10, 2.4 * len(series) + 0.6), layout="constrained")
     axes = figure.subplots(len(series), 1, squeeze=False)[:, 0]

@@ -19,6 +19,8 @@ from .grid import day_steps, season_of, show
 def fit_panel(panel: Panel, split: Split, config: ForecastConfig) -> Fitted:
     """Scaling per series and covariate from the training steps alone, with names, frequency and lengths.
 
+    "calibrated_until": the newest stamp of the validation part; behind it, errors are those of unseen values.
+
     Raises BadInput for a series without observed values, or with one value throughout, in the training part.
     """
     steps = split.parts["train"]
@@ -28,6 +30,7 @@ def fit_panel(panel: Panel, split: Split, config: ForecastConfig) -> Fitted:
         "lookback": config.lookback,
         "horizon": config.horizon,
         "seasonal_error": seasonal_error(panel.values[steps], panel.mask[steps], found["season"]).tolist(),
+        "calibrated_until": None if panel.reading.time == "none" else show(panel.times[split.parts["val"][-1]]),
         "covariates": {role: list(names) for role, names in panel.covariates.items()},
         "static": panel.static.tolist(),
         **_moments("past", panel.past[steps]),

@@ -20,8 +20,7 @@ from .data import Panel
 from .fitting import cycle_of, fit_panel
 from .gating import share_losses, smallest_share
 from .grid import season_of
-from .intervals import Intervals
-from .model import Forecaster, forecast_loss, forecasts_of
+from .model import Forecaster, forecast_loss, forecasts_of, intervals_of
 from .opening import open_source
 from .predicting import forecast_file
 from .ridge import zscored
@@ -117,12 +116,12 @@ class Forecast:
         with torch.no_grad():
             model.offsets.copy_(torch.from_numpy(intervals.offsets))
             model.power.fill_(intervals.power)
+            model.rate.fill_(intervals.rate)
 
     def evidence(self, model: nn.Module, data: Panel, split: Split, fitted: Fitted, part: Part) -> Evidence:
         """All windows of a part, scored in chunks; rows are blocks of look-back + horizon neighbouring windows."""
         assert isinstance(model, Forecaster)
-        intervals = Intervals(model.offsets.double().cpu().numpy(), float(model.power))
-        return score(forecasts_of(model), intervals, self._windows(data, split, part), fitted)
+        return score(forecasts_of(model), intervals_of(model), self._windows(data, split, part), fitted)
 
     def baselines(self, data: Panel, split: Split, fitted: Fitted) -> Mapping[str, Evidence]:
         """Repeat-last, seasonal naive, window ridge, AutoETS and AutoTheta on the test part, in the same units."""

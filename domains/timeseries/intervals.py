@@ -25,6 +25,7 @@ class Intervals:
 
     offsets: Float[np.ndarray, "Q H V"]
     power: float = 0.0
+    rate: float = 0.0  # at which they follow the errors; see domains.timeseries.tracking
 
     def around(self, spread: Float[np.ndarray, "B V"]) -> Float[np.ndarray, "Q B H V"]:
         """Offsets for windows whose look-backs have these spreads."""

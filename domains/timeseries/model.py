@@ -22,7 +22,7 @@ from shared_backbones.errors import unknown
 from shared_backbones.presets import Preset
 
 from .config import QUANTILES
-from .intervals import LEAST_SPREAD
+from .intervals import LEAST_SPREAD, Intervals
 from .residuals import RESIDUALS
 from .windows import to_device
 
@@ -68,6 +68,7 @@ class Forecaster(nn.Module):
     offsets: Float[Tensor, "Q H V"]
     gate: Float[Tensor, ""]
     power: Float[Tensor, ""]
+    rate: Float[Tensor, ""]
 
     def __init__(self, fitted: Fitted, preset: Preset) -> None:
         super().__init__()
@@ -84,6 +85,7 @@ class Forecaster(nn.Module):
         self.register_buffer("offsets", torch.zeros(len(QUANTILES), self.horizon, series))
         self.register_buffer("gate", torch.ones(()))  # see domains.timeseries.gating
         self.register_buffer("power", torch.zeros(()))  # see domains.timeseries.intervals
+        self.register_buffer("rate", torch.zeros(()))  # see domains.timeseries.tracking
         self.cycle = nn.Parameter(torch.zeros(cycle, series), requires_grad=options.tune_skip)
         self.skip = nn.Linear(self.lookback, self.horizon, bias=False)
         nn.init.zeros_(self.skip.weight)  # the window mean, until a closed form takes its place
@@ -165,13 +167,16 @@ class Forecaster(nn.Module):
         residual = self.residual(x / scale, mask, context, context_mask, self._ahead(batch), static)
         return self._skip(x, mask) + mean + season[:, self.lookback :], residual * scale
 
-    def quantiles(self, batch: Batch) -> Float[Tensor, "B Q H V"]:
-        """z-scored forecasts of QUANTILES, never crossing; the median is the point forecast."""
+    def quantiles(self, batch: Batch, offsets: Float[Tensor, "Q H V"] | None = None) -> Float[Tensor, "B Q H V"]:
+        """z-scored forecasts of QUANTILES, never crossing; the median is the point forecast.
+
+        offsets: those that followed the errors up to these windows; None: those of the validation part.
+        """
         mask = batch["past_mask"]
         past, count = self.scaled(batch["past"], mask), mask.sum(1, keepdim=True).clamp_min(1)
         deviation = (past - past.sum(1, keepdim=True) / count).masked_fill(~mask, 0.0)
         spread = ((deviation**2).sum(1, keepdim=True) / count).sqrt().clamp_min(LEAST_SPREAD)
-        return self(batch)[:, None] + self.offsets * (spread**self.power)[:, None]
+        return self(batch)[:, None] + (self.offsets if offsets is None else offsets) * (spread**self.power)[:, None]
 
 
 def forecasts_of(model: Forecaster) -> Callable[[Batch], Float[np.ndarray, "B H V"]]:
@@ -186,6 +191,11 @@ def forecasts_of(model: Forecaster) -> Callable[[Batch], Float[np.ndarray, "B H 
         return np.asarray(out)
 
     return run
+
+
+def intervals_of(model: Forecaster) -> Intervals:
+    """The intervals that the model carries, as scoring takes them."""
+    return Intervals(model.offsets.double().cpu().numpy(), float(model.power), float(model.rate))
 
 
 def _same_series(parts: list[Tensor]) -> list[Tensor]:

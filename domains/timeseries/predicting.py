@@ -10,18 +10,21 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from domains.task import Fitted, Sink
 from shared_backbones.errors import BadInput
 
 from .data import Panel, parse_panel
 from .grid import future, show
-from .model import Forecaster
+from .model import Forecaster, forecasts_of, intervals_of
 from .opening import load
+from .scoring import offsets_at
 from .tables import ReadOptions
 from .windows import to_device, windows
 
 _FAR = 10.0  # training ranges: a level farther away is taken for another unit
+MOST_FOLLOWED = 2000  # newest steps of a file whose errors its intervals follow
 _COLUMNS = ("lo_95", "lo_80", "forecast", "hi_80", "hi_95")  # in the order of QUANTILES
 
 
@@ -39,7 +42,8 @@ def forecast_file(
     check_span(panel, fitted, end)
     check_units(panel, fitted, end, int(fitted["lookback"]))
     _check_covariates(panel, fitted, end)
-    table = tidy(model, fitted, panel, end)
+    offsets, followed = followed_offsets(model, fitted, panel, end)
+    table = tidy(model, fitted, panel, end, offsets)
     name = "forecast.parquet" if raw[:4] == b"PAR1" else "forecast.csv"
     with sink.file(name) as path:
         table.to_parquet(path, index=False) if name.endswith(".parquet") else table.to_csv(path, index=False)
@@ -50,8 +54,24 @@ def forecast_file(
         "last_observed": show(panel.times[end - 1]),
         "first_forecast": show(future(panel.times[end - 1], panel.freq, 1)[0]),
         "missing_in_lookback_percent": round(100 * float(1 - look.mean()), 3),
+        "intervals_followed_steps": followed,
         "output": name,
     }
+
+
+def followed_offsets(model: Forecaster, fitted: Fitted, panel: Panel, end: int) -> tuple[Tensor | None, int]:
+    """Offsets that followed the model's errors on what the file holds of the time after the model's validation part,
+    at most MOST_FOLLOWED steps of it, and how many these were; None and 0 where there is nothing to follow."""
+    intervals, until = intervals_of(model), fitted["calibrated_until"]
+    if intervals.rate == 0 or until is None:
+        return None, 0
+    seen = panel.times <= (np.int64(until) if panel.times.dtype.kind == "i" else np.datetime64(until))
+    first = max(int(seen.sum()), end - MOST_FOLLOWED, int(fitted["lookback"]))
+    if first >= end:
+        return None, 0
+    source = windows(panel, np.array([end]), int(fitted["lookback"]), int(fitted["horizon"]), int(fitted["cycle"]))
+    offsets = offsets_at(forecasts_of(model), intervals, source, fitted, first, end)
+    return torch.from_numpy(offsets).to(model.offsets), end - first
 
 
 def known_panel(source: str, fitted: Fitted, opened: Callable[..., Any] = load) -> tuple[bytes, Panel]:
@@ -61,14 +81,14 @@ def known_panel(source: str, fitted: Fitted, opened: Callable[..., Any] = load) 
     return raw, _in_order(parse_panel(raw, source, reading), fitted)
 
 
-def tidy(model: Forecaster, fitted: Fitted, panel: Panel, end: int) -> pd.DataFrame:
-    """One row per series and step ahead of ``end``, in original units."""
+def tidy(model: Forecaster, fitted: Fitted, panel: Panel, end: int, offsets: Tensor | None = None) -> pd.DataFrame:
+    """One row per series and step ahead of ``end``, in original units; ``offsets`` of the intervals as in the model."""
     lookback, horizon = int(fitted["lookback"]), int(fitted["horizon"])
     window = windows(panel, np.array([end]), lookback, horizon, int(fitted["cycle"]))
     was = model.training
     model.eval()
     with torch.inference_mode():
-        z = model.quantiles(to_device(window.batch([0]), model.mean.device))
+        z = model.quantiles(to_device(window.batch([0]), model.mean.device), offsets)
         ahead: Float[np.ndarray, "Q H V"] = model.original(z)[0].cpu().numpy()
     model.train(was)
     stamps = future(panel.times[end - 1], panel.freq, horizon)

@@ -18,6 +18,7 @@ from shared_backbones.errors import BadRequest
 from shared_backbones.presets import Preset
 from shared_backbones.stems import PatchStem, VariateStem
 
+from .dropping import QuickDropout, quick, unmasked
 from .sensors.lattice import LatticeResidual
 
 S = TypeVar("S", bound=nn.Module)
@@ -47,7 +48,7 @@ class _Common(nn.Module):
         self, dim: int, dim_out: int, wide: int, horizon: int, ahead: int, static: int, dropout: float
     ) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = QuickDropout(dropout)
         self.static = nn.Linear(static, dim, bias=False) if static else None
         self.head = nn.Linear(wide, horizon)
         self.ahead = AheadHead(dim_out, ahead) if ahead else None
@@ -68,7 +69,7 @@ class VariateResidual(_Common):
         self, preset: Preset, lookback: int, horizon: int, *, context: int, ahead: int, static: int, dropout: float,
         from_zero: bool,
     ) -> None:  # fmt: skip
-        backbone = Backbone(preset.backbone, VariateStem.tokens)
+        backbone = quick(Backbone(preset.backbone, VariateStem.tokens))
         super().__init__(backbone.dim_in, backbone.dim, backbone.dim, horizon, ahead, static, dropout)
         self.stem = _stem(VariateStem, preset, lookback, backbone.dim_in)
         self.backbone = backbone
@@ -83,7 +84,7 @@ class VariateResidual(_Common):
         tokens, layout = self.stem(torch.cat([x, context.flatten(2)], 2), torch.cat([mask, context_mask.flatten(2)], 2))
         if self.static is not None:
             tokens = tokens + F.pad(self.static(static), (0, 0, 0, tokens.shape[1] - series))
-        tokens, _ = self.backbone(self.dropout(tokens), layout)
+        tokens, _ = self.backbone(self.dropout(tokens), unmasked(layout))
         tokens = self.dropout(tokens[:, :series])
         out = self.head(tokens).mT
         return out if self.ahead is None else out + self.ahead(tokens, ahead)
@@ -99,7 +100,7 @@ class PatchResidual(_Common):
         self, preset: Preset, lookback: int, horizon: int, *, context: int, ahead: int, static: int, dropout: float,
         from_zero: bool,
     ) -> None:  # fmt: skip
-        backbone = Backbone(preset.backbone, PatchStem.tokens)
+        backbone = quick(Backbone(preset.backbone, PatchStem.tokens))
         stem = _stem(PatchStem, preset, 1 + context, backbone.dim_in)
         if lookback < stem.patch:
             raise BadRequest(f"lookback {lookback} is shorter than a patch of {stem.patch} steps (stem_options.patch)")
@@ -123,7 +124,7 @@ class PatchResidual(_Common):
         tokens = tokens + self.place
         if self.static is not None:
             tokens = tokens + self.static(static).repeat(items, 1)[:, None]
-        tokens, layout = self.backbone(self.dropout(tokens), layout)
+        tokens, layout = self.backbone(self.dropout(tokens), unmasked(layout))
         tokens = self.dropout(layout.clean(tokens))
         out = self.head(tokens.flatten(1)).reshape(items, series, -1).mT
         if self.ahead is None:

@@ -6,7 +6,7 @@ the training part). Rows of the evidence are blocks of neighbouring windows (spl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +17,9 @@ from jaxtyping import Float
 from domains.task import Batch, Evidence, Fitted, MetricFact
 
 from .config import LEVELS, QUANTILES
-from .intervals import MAX_ERRORS, Intervals, fit_intervals, spread_of
+from .intervals import MAX_ERRORS, Intervals, fit_intervals, pinball, spread_of
 from .splits import thinned, units
+from .tracking import RATES, Tracker, can_track
 from .windows import Windows
 
 Forecast = Callable[[Batch], Float[np.ndarray, "B H V"]]
@@ -56,16 +57,65 @@ def scaled_past(batch: Batch, fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
 
 
 def score(forecast: Forecast, intervals: Intervals, source: Windows, fitted: Fitted) -> Evidence:
-    """Evidence of a forecaster over all its windows; a chunk of them is held at a time."""
+    """Evidence of a forecaster over all its windows; a chunk of them is held at a time.
+
+    Intervals follow the errors where ``intervals.rate`` says so and the origins are consecutive.
+    """
     unit = units(source.origins, source.lookback, source.horizon)
     names, where = np.unique(unit, return_inverse=True)
     sums: dict[str, np.ndarray] = {}
-    for places, batch in source.chunks(source.per_window * len(QUANTILES)):
-        offsets = intervals.around(spread_of(*scaled_past(batch, fitted)))
-        for name, value in _window_sums(forecast(batch), offsets, batch, fitted).items():
+    tracker, first = _tracker(intervals, source), int(source.origins[0]) if len(source) else 0
+    if tracker is not None:
+        before = np.arange(max(source.lookback, first - source.horizon), first)
+        for _ in _tracked(tracker, forecast, intervals, replace(source, origins=before), fitted, first):
+            pass
+        chunks = _tracked(tracker, forecast, intervals, source, fitted, first)
+    else:
+        chunks = _fixed(forecast, intervals, source, fitted)
+    for places, batch, point, offsets in chunks:
+        for name, value in _window_sums(point, offsets, batch, fitted).items():
             total = sums.setdefault(name, np.zeros((len(names), *value.shape[1:])))
             np.add.at(total, where[places], value)
     return Evidence(names, sums)
+
+
+_Chunks = Iterator[tuple[np.ndarray, Batch, Float[np.ndarray, "B H V"], Float[np.ndarray, "Q B H V"]]]
+
+
+def _fixed(forecast: Forecast, intervals: Intervals, source: Windows, fitted: Fitted) -> _Chunks:
+    for places, batch in source.chunks(source.per_window * len(QUANTILES)):
+        yield places, batch, forecast(batch), intervals.around(spread_of(*scaled_past(batch, fitted)))
+
+
+def _tracker(intervals: Intervals, source: Windows) -> Tracker | None:
+    _, horizon, series = intervals.offsets.shape
+    follows = intervals.rate > 0 and can_track(source.origins, horizon, series)
+    return Tracker(intervals.offsets, intervals.rate, horizon, np.arange(horizon)) if follows else None
+
+
+def _tracked(
+    tracker: Tracker, forecast: Forecast, intervals: Intervals, source: Windows, fitted: Fitted, first: int
+) -> _Chunks:
+    for places, batch in source.chunks(source.per_window * len(QUANTILES)):
+        point, (y, known) = forecast(batch), targets(batch, fitted)
+        scale = spread_of(*scaled_past(batch, fitted))[:, None] ** intervals.power
+        errors = np.where(known, (y - point) / scale, np.nan)
+        yield places, batch, point, tracker.through(source.origins[places], errors, first) * scale
+
+
+def offsets_at(
+    forecast: Forecast, intervals: Intervals, source: Windows, fitted: Fitted, first: int, end: int
+) -> Float[np.ndarray, "Q H V"]:
+    """Offsets (in units of spread^power) at origin ``end`` that followed the errors on the steps [first, end)."""
+    start = max(source.lookback, first - source.horizon)
+    part = replace(source, origins=np.arange(start, end))
+    tracker = _tracker(intervals, part)
+    if tracker is None or first >= end:
+        return intervals.offsets
+    for _ in _tracked(tracker, forecast, intervals, part, fitted, first + 1):
+        pass
+    tracker.advance(end)
+    return tracker.now()
 
 
 def score_given(
@@ -81,16 +131,54 @@ def score_given(
 
 
 def conformal(forecast: Forecast, val: Windows, fitted: Fitted) -> Intervals:
-    """Intervals of a forecaster from its errors on validation windows (evenly thinned where they are many)."""
+    """Intervals of a forecaster from its errors on validation windows (evenly thinned where they are many).
+
+    The rate at which they follow the errors is the one with the least pinball loss on the later half of them.
+    """
     series = val.values.shape[1]
-    val = replace(val, origins=thinned(val.origins, max(1, MAX_ERRORS // (val.horizon * series))))
-    errors = np.zeros((len(val), val.horizon, series))
-    known, spread = np.zeros(errors.shape, bool), np.ones((len(val), series))
+    kept = np.isin(val.origins, thinned(val.origins, max(1, MAX_ERRORS // (val.horizon * series))))
+    steps = thinned(np.arange(val.horizon), max(1, min(_STEPS, MAX_ERRORS // (len(val) * series or 1))))
+    errors, known, spread = _blank(int(kept.sum()), val.horizon, series)
+    some, some_known, all_spread = _blank(len(val), len(steps), series)
+    place = np.cumsum(kept) - 1
     for places, batch in val.chunks(val.per_window):
-        y, known[places] = targets(batch, fitted)
-        errors[places] = y - forecast(batch)
-        spread[places] = spread_of(*scaled_past(batch, fitted))
-    return fit_intervals(errors, known, spread)
+        y, seen = targets(batch, fitted)
+        error, here = y - forecast(batch), kept[places]
+        all_spread[places] = spread_of(*scaled_past(batch, fitted))
+        some[places], some_known[places] = error[:, steps], seen[:, steps]
+        at = place[places][here]
+        errors[at], known[at], spread[at] = error[here], seen[here], all_spread[places][here]
+    found = fit_intervals(errors, known, spread)
+    if not can_track(val.origins, val.horizon, series):
+        return found
+    return replace(found, rate=_rate(val.origins, some, some_known, all_spread, steps, val.horizon))
+
+
+_STEPS = 24  # steps ahead on which a rate is chosen, evenly spaced
+_LEAST = 40  # windows that a rate is chosen on
+
+
+def _blank(count: int, steps: int, series: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.zeros((count, steps, series)), np.zeros((count, steps, series), bool), np.ones((count, series))
+
+
+def _rate(
+    origins: np.ndarray, errors: np.ndarray, known: np.ndarray, spread: np.ndarray, steps: np.ndarray, horizon: int
+) -> float:
+    """The rate whose intervals, fitted on the earlier half of the windows, serve the later half best."""
+    half = len(errors) // 2
+    if len(errors) - half < _LEAST:
+        return 0.0
+    fitted = fit_intervals(errors[:half], known[:half], spread[:half])
+    scale = spread[:, None] ** fitted.power
+    scaled = np.where(known, errors / scale, np.nan)
+
+    def loss(rate: float) -> float:
+        tracker = Tracker(fitted.offsets, rate, horizon, steps)
+        offsets = tracker.through(origins, scaled, int(origins[half]))[:, half:]
+        return pinball(errors[half:], known[half:], offsets * scale[half:])
+
+    return min(RATES, key=loss)
 
 
 def _window_sums(
