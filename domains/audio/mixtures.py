@@ -72,7 +72,7 @@ class Maker:
                 break
         return [str(n) for n in picked], np.exp(logs).tolist()
 
-    def _piece(self, wave: Wave, random: np.random.Generator) -> Wave:
+    def _piece(self, wave: Wave, random: np.random.Generator) -> Float32[np.ndarray, "t"]:
         """A clip; of a long one a piece from anywhere, with its ends faded."""
         rate, longest = self.clips.rate, round((self.options.clip_s or self.options.seconds) * self.clips.rate)
         if len(wave) <= longest:
