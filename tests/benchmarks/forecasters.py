@@ -122,7 +122,7 @@ def main() -> None:
             ours = _run([sys.executable, "-m", "tests.benchmarks.forecasters", "--own", str(request)], a.threads)
             told = {"Cambium": ours}
             if a.peer:
-                peer = Path(__file__).with_name("forecasters_peer.py")
+                peer = Path(__file__).with_name("_forecasters_peer.py")
                 told["neuralforecast"] = _run([a.peer, str(peer), str(request)], a.threads)
             for who, row in told.items():
                 print(

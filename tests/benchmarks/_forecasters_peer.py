@@ -1,6 +1,6 @@
 """The peer's half of :mod:`tests.benchmarks.forecasters`: neuralforecast in an environment of its own; no Cambium here.
 
-``python forecasters_peer.py REQUEST.json``: trains one model on z-scored series, prints one line of JSON.
+``python _forecasters_peer.py REQUEST.json``: trains one model on z-scored series, prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def _model(ask: dict[str, Any], steps: int, callback: Any) -> Any:
         "h": ask["horizon"], "input_size": ask["lookback"], "loss": MSE(), "max_steps": steps, "random_seed": 1,
         "learning_rate": ask["lr"], "batch_size": ask["series"], "windows_batch_size": windows,
         "scaler_type": "identity", "inference_windows_batch_size": 256, "val_check_steps": steps,
-        "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
-        "callbacks": [callback],
+        "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
+        "enable_checkpointing": False, "callbacks": [callback],
     }  # fmt: skip
     if ask["model"] == "itransformer":
         size = {"hidden_size": 256, "n_heads": 8, "e_layers": 2, "d_ff": 256, "dropout": 0.1, "use_norm": True}
