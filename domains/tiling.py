@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -207,6 +207,7 @@ def stream(
     progress: Callable[[int, int], None] | None = None,
     on_error: Callable[[Tile, Exception], Tensor] | None = None,
     done: int = 0,
+    only: Collection[int] | None = None,
 ) -> Plan:
     """Apply a network to a whole lattice, holding no more than about two rows of tiles along axis 0.
 
@@ -220,12 +221,17 @@ def stream(
         tiles overlap this should be NaN, which marks the whole tile instead of being averaged into good values.
     done: rows along axis 0 that an earlier run has written, up to the end of one of its slabs; the rest comes out
         bit for bit as it did then. ``progress`` counts the tiles of this run.
+    only: numbers of the rows of tiles along axis 0 that are made; where tiles do not overlap, each comes out alone.
 
     Returns the plan. Raises BadRequest for an impossible plan or for integers where an average is needed.
     """
     tiles = plan(shape, tile, stride, halo)
     steps = [_running(spans, blend) for spans in tiles.axes]
     rows = [i for i, span in enumerate(tiles.axes[0]) if span.stop > done]  # all that have a say in what is left
+    if only is not None:
+        if tiles.overlapping:
+            raise BadRequest("tiles that overlap depend on the rows before them: they cannot be made alone")
+        rows = [i for i in rows if i in only]
     made, to_make = 0, len(rows) * len(tiles) // len(tiles.axes[0])
 
     def leaf(spans: tuple[Span, ...]) -> Tensor:

@@ -92,9 +92,34 @@ class _Job:
         return hashlib.sha256(f"{seen} {model} {origin['code']}".encode()).hexdigest()[:16]
 
 
+def _make_share(number: int, *, name: str, of: int, job: _Job, source: str, model: Path, out: Path, key: str) -> None:
+    """A share of one input's windows, put on its shelf by a process of its own."""
+    import torch
+
+    from domains.journal import Share, Shared
+
+    trained, _ = _loaded(model, key)
+    sink = FolderSink(out, job.folder, key)
+    sink.staging, sink.share = out / f"{STAGING}{job.folder}-{number}", Share(name, number, of)
+    try:
+        with torch.inference_mode():
+            trained.task.predict(trained.model, trained.fitted, source, sink)
+    except Shared:
+        pass
+    finally:
+        sink.discard()
+
+
+def _fan_out(name: str, *, of: int, **known: Any) -> None:
+    """Shares of one input to ``of`` processes. What goes wrong there goes wrong here too, when it is made again."""
+    for _ in engines.map(partial(_make_share, name=name, of=of, **known), range(of), workers=of):
+        pass
+
+
 def _predict_one(
-    job: _Job, *, model: Path, sha256: str, out: Path, origin: Mapping[str, Any]
+    job: _Job, *, model: Path, sha256: str, out: Path, origin: Mapping[str, Any], split: int = 1
 ) -> tuple[dict[str, str], dict[str, Any]]:
+    """Outputs and facts of one input; ``split``: how many processes may share it, where it is made in windows."""
     import torch
 
     from .features import AN_INPUT, keep_features, watched
@@ -107,6 +132,10 @@ def _predict_one(
             inputs = getattr(trained.task, "drift_inputs", None) if wide else None
             seen = watched(trained.model, AN_INPUT, unit, inputs, wide)
             with seen as sample, fetched(job.source) as source:
+                if split > 1:
+                    sink.fan_out = partial(
+                        _fan_out, of=split, job=job, source=source, model=model, out=out, key=sink.key
+                    )
                 facts = trained.task.predict(trained.model, trained.fitted, source, sink)
             with sink.file(CARD) as path:
                 path.write_text(json.dumps({"input": job.source, "input_sha256": job.sha256, **origin}, indent=2))
@@ -342,6 +371,8 @@ def predict(
                 if shelf.name.removeprefix(SHELF) not in {job.folder for job in jobs}:
                     shutil.rmtree(shelf)
         reused = frozenset(batch.rows)
+        if engine == "local" and len(jobs) == 1:
+            function = partial(function, split=workers)
         with steps("predict"):
             for outcome in engines.map(function, jobs, workers=min(workers, max(1, len(jobs))), engine=engine):
                 row = batch.row(outcome)

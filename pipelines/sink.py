@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from domains.public import sha256_of
+
+if TYPE_CHECKING:
+    from domains.journal import Share
 
 STAGING = ".partial-"  # folders of outputs that are being written
 SHELF = ".unfinished-"  # folders of what a killed run has finished of an input
@@ -26,8 +30,12 @@ class FolderSink:
     """Implements :class:`domains.task.Sink`: files are written in a folder aside, on the same disk, then published.
 
     Nothing is seen in ``out / folder`` before every file of the input is whole and on disk. ``key``: what the outputs
-    depend on; the shelf of another key is never read.
+    depend on; the shelf of another key is never read. ``fan_out`` and ``share``: of an input that several processes
+    make, see :mod:`domains.journal`.
     """
+
+    fan_out: Callable[[str], None] | None = None
+    share: Share | None = None
 
     def __init__(self, out: Path, folder: str, key: str = "") -> None:
         self.out, self.folder, self.key = out, folder, key

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from shared_backbones.errors import BadInput
 
-from ..journal import resume
+from ..journal import Windows, stream_kept
 from ..task import Fitted, Sink
-from ..tiling import Slices, Tile, stream
+from ..tiling import Slices, Tile
 from .data import CACHE_MB, CorruptBlock, Scene
 
 WINDOW_PIXELS = 128 * 128  # of one window: what a model holds for each of them is the larger part of the memory
@@ -60,8 +60,8 @@ def stream_scene(
 
     size = window_size(scene, tile)
     where = {"shape": list(scene.shape), "tile": list(size), "halo": halo, "gives": gives}
-    keep, done = resume(sink, name, where, write, corrupt)
-    stream(read, apply, keep, shape=scene.shape, tile=size, halo=halo, on_error=on_error, done=done)
+    windows = Windows(read, apply, on_error, scene.shape, size, halo=halo)
+    stream_kept(windows, write, sink, name, where, corrupt)
 
 
 def window_size(scene: Scene, asked: int) -> tuple[int, int]:

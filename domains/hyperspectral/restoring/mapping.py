@@ -13,9 +13,9 @@ from torch import Tensor
 
 from shared_backbones.errors import BadInput, BadRequest
 
-from ...journal import resume
+from ...journal import Windows, stream_kept
 from ...task import Fitted, Sink
-from ...tiling import Slices, Tile, stream
+from ...tiling import Slices, Tile
 from ..bands import Bands, difference
 from ..data import CorruptBlock, Scene, crs_name, cube_writer, finish_envi
 from ..reach import measured_reach
@@ -126,19 +126,11 @@ def restore_scene(task: Restore, model: Restorer, fitted: Fitted, source: str, s
 
             halo = max(RADII) if reach is None else reach
             where = {"shape": list(out.shape), "tile": tile, "halo": halo, "blended": blended}
-            keep, done = resume(sink, "windows", where, write, corrupt)
-            stream(
-                window_reader(scene, used, scaled, scale),
-                apply,
-                keep,
-                shape=out.shape,
-                tile=tile,
-                stride=max(1, tile * 3 // 4) if blended else None,
-                halo=halo,
-                blend="hann" if blended else "constant",
-                on_error=on_error,
-                done=done,
-            )
+            windows = Windows(
+                window_reader(scene, used, scaled, scale), apply, on_error, out.shape, tile,
+                stride=max(1, tile * 3 // 4) if blended else None, halo=halo, blend="hann" if blended else "constant",
+            )  # fmt: skip
+            stream_kept(windows, write, sink, "windows", where, corrupt)
         if envi:
             finish_envi(path, out, out.bands)
     return {

@@ -15,7 +15,7 @@ from domains.hyperspectral.data import copy_cube
 from domains.hyperspectral.restoring.config import DenoiseOptions
 from domains.hyperspectral.restoring.task import Denoise
 from domains.hyperspectral.simulate import simulate
-from domains.journal import Journal
+from domains.journal import Journal, Share, Shared
 from pipelines.sink import SHELF, FolderSink
 
 from .conftest import Ready
@@ -87,6 +87,49 @@ def test_a_killed_scene_goes_on_and_ends_byte_for_byte_the_same(ready: dict[str,
     assert first + second + third < 2 * whole
     assert outputs(tmp_path / "out" / "scene") == outputs(tmp_path / "whole" / "scene")
     assert not (tmp_path / "out" / f"{SHELF}scene").exists()
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_processes_share_a_scene_and_the_files_are_those_of_one(
+    ready: dict[str, Any], tmp_path: Path, died: bool
+) -> None:
+    scene = tmp_path / "scene.tif"
+    if ready["bands"] == 24:
+        copy_cube(simulate(7, shape=(50, 40), bands=24).scene, scene, "int16")
+    else:
+        copy_cube(ready["data"].scene, scene)
+    whole = run(ready, scene, tmp_path / "whole")
+    out, asked = tmp_path / "out", []
+
+    def share(name: str, number: int) -> int:
+        sink = FolderSink(out, "scene", "k")
+        sink.staging, sink.share = out / f"share-{number}", Share(name, number, 3)
+        with Calls(ready["model"]) as calls:
+            try:
+                ready["task"].predict(ready["model"], ready["fitted"], str(scene), sink)
+            except Shared:
+                sink.discard()
+        return calls.n
+
+    def fan_out(name: str) -> None:
+        asked.append([0 if died and number == 1 else share(name, number) for number in range(3)])
+
+    sink = FolderSink(out, "scene", "k")
+    sink.fan_out = fan_out
+    with Calls(ready["model"]) as calls:
+        ready["task"].predict(ready["model"], ready["fitted"], str(scene), sink)
+        sink.publish()
+    assert outputs(out / "scene") == outputs(tmp_path / "whole" / "scene")
+    if not asked:
+        assert calls.n == whole  # overlapping windows are one process's
+        return
+    [made] = asked
+    assert max(made) < whole / 2  # calls of the shares are counted by both
+    if died:
+        assert calls.n > whole  # what lay behind the gap is made again
+    else:
+        assert calls.n == whole  # no window twice
+        assert min(made) > 0
 
 
 def test_what_another_model_or_input_left_is_not_used(ready: dict[str, Any], tmp_path: Path) -> None:
