@@ -73,7 +73,7 @@ def near_pairs(hashes: Sequence[int], distance: int) -> list[tuple[int, int]]:
 
 
 def linked(*told: Sequence[object]) -> Int64[np.ndarray, "n"]:
-    """Group of each case: those that share a value of any list (None is shared by none), and those joined through them."""
+    """Group of each case: those that share a value of any list, or are joined through others. None is not shared."""
     groups = Groups(len(told[0]))
     for keys in told:
         for members in _sets(keys):
