@@ -24,7 +24,6 @@ from shared_backbones.presets import Preset
 from ..task import Fitted
 
 STEMS = ("filters",)
-OVERLAP = 4  # frames that cover a sample
 FLOOR = 0.02  # added to what a pair of filters hears of a mixture of power 1, before the logarithm
 
 
@@ -33,7 +32,8 @@ class SeparatorOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    window_ms: float = Field(32.0, gt=0, description="length of the filters; a frame every quarter of it")
+    window_ms: float = Field(32.0, gt=0, description="length of the filters")
+    overlap: Literal[2, 4] = Field(4, description="frames that cover a sample: one every half or quarter of a filter")
     start: Literal["fourier", "random", "fixed"] = Field(
         "fourier", description="what the filters are before training; fixed: fourier, and they stay so (fast transform)"
     )
@@ -48,8 +48,8 @@ def separator_options(given: Mapping[str, Any]) -> SeparatorOptions:
     return model_options(SeparatorOptions, given, "audio/separate")
 
 
-def fourier_filters(width: int) -> tuple[Float[Tensor, "F2 K"], Float[Tensor, "F2 K"]]:
-    """Windowed cosines, then sines; and the filters that lead back, so that a quarter's hop gives the samples again."""
+def fourier_filters(width: int, overlap: int = 4) -> tuple[Float[Tensor, "F2 K"], Float[Tensor, "F2 K"]]:
+    """Windowed cosines, then sines; and the filters that lead back, so that the frames add up to the samples again."""
     n = torch.arange(width, dtype=torch.float64)
     window = torch.hann_window(width, periodic=True, dtype=torch.float64).sqrt()
     angle = 2 * torch.pi * torch.arange(width // 2 + 1, dtype=torch.float64)[:, None] * n / width
@@ -57,16 +57,16 @@ def fourier_filters(width: int) -> tuple[Float[Tensor, "F2 K"], Float[Tensor, "F
     twice = torch.full((width // 2 + 1, 1), 2.0, dtype=torch.float64)
     twice[[0, -1]] = 1.0
     there = waves * (2 / width) ** 0.5
-    back = waves * twice.repeat(2, 1) / width / (OVERLAP / 2) / (2 / width) ** 0.5
+    back = waves * twice.repeat(2, 1) / width / (overlap / 2) / (2 / width) ** 0.5
     return there.float(), back.float()
 
 
 class Filters(nn.Module):
     """Learned filters there and back; they start as windowed waves, or at random."""
 
-    def __init__(self, width: int, random: bool) -> None:
+    def __init__(self, width: int, overlap: int, random: bool) -> None:
         super().__init__()
-        there, back = fourier_filters(width)
+        there, back = fourier_filters(width, overlap)
         if random:
             there, back = (torch.randn_like(x) * x.std() for x in (there, back))
         self.encoder, self.decoder = nn.Parameter(there), nn.Parameter(back)
@@ -83,9 +83,9 @@ class Transform(nn.Module):
 
     window: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, overlap: int) -> None:
         super().__init__()
-        self.width, self.scale = width, (2 / width) ** 0.5
+        self.width, self.overlap, self.scale = width, overlap, (2 / width) ** 0.5
         self.register_buffer("window", torch.hann_window(width, periodic=True).sqrt(), persistent=False)
 
     def there(self, frames: Float[Tensor, "*b K"]) -> Float[Tensor, "*b F2"]:
@@ -95,7 +95,7 @@ class Transform(nn.Module):
     def back(self, z: Float[Tensor, "*b F2"]) -> Float[Tensor, "*b K"]:
         real, imaginary = z.chunk(2, -1)
         frames = torch.fft.irfft(torch.complex(real, imaginary), n=self.width)
-        return frames * self.window / (OVERLAP / 2 * self.scale)
+        return frames * self.window / (self.overlap / 2 * self.scale)
 
 
 class Separator(nn.Module):
@@ -114,12 +114,14 @@ class Separator(nn.Module):
             raise unknown("stem of audio/separate", preset.stem, STEMS)
         net = separator_options(preset.model)
         self.rate, self.speakers = int(fitted["rate"]), int(fitted["speakers"])
-        self.hop = max(2, round(self.rate * net.window_ms / 1000 / OVERLAP))
-        self.width = OVERLAP * self.hop
+        self.hop = max(2, round(self.rate * net.window_ms / 1000 / net.overlap))
+        self.width = net.overlap * self.hop
         self.pairs, self.mask, self.dropout = self.width // 2 + 1, net.mask, net.dropout
-        self.filters: Filters | Transform = (
-            Transform(self.width) if net.start == "fixed" else Filters(self.width, net.start == "random")
+        kept = net.start == "fixed"
+        filters = (
+            Transform(self.width, net.overlap) if kept else Filters(self.width, net.overlap, net.start == "random")
         )
+        self.filters: Filters | Transform = filters
         self.register_buffer("mean", torch.zeros(self.pairs))
         self.register_buffer("std", torch.ones(self.pairs))
         dim = preset.backbone.stages[0].dim

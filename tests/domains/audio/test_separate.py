@@ -56,14 +56,14 @@ def noise(n: int, seed: int = 0, level: float = 0.1) -> Any:
     return (level * np.random.default_rng(seed).standard_normal(n)).astype(np.float32)
 
 
-@pytest.mark.parametrize("width", [8, 64, 256])
-def test_the_first_filters_give_every_sample_back(width: int) -> None:
-    there, back = fourier_filters(width)
-    x = torch.from_numpy(noise(8 * width))
-    frames = x.unfold(0, width, width // 4) @ there.mT @ back
+@pytest.mark.parametrize(("width", "overlap"), [(8, 4), (64, 2), (256, 4)])
+def test_the_first_filters_give_every_sample_back(width: int, overlap: int) -> None:
+    there, back = fourier_filters(width, overlap)
+    x, hop = torch.from_numpy(noise(8 * width)), width // overlap
+    frames = x.unfold(0, width, hop) @ there.mT @ back
     y = torch.zeros(8 * width)
     for k, frame in enumerate(frames):
-        y[k * width // 4 : k * width // 4 + width] += frame
+        y[k * hop : k * hop + width] += frame
     torch.testing.assert_close(y[width:-width], x[width:-width], atol=1e-5, rtol=1e-5)
 
 

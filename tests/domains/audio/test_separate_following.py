@@ -41,9 +41,10 @@ def test_a_growing_recording_is_the_whole_one(n: int, tmp_path: Path) -> None:
     assert len(rows) == max(0, (n - 1000) // 1000)
 
 
-def test_the_transform_is_the_filters_that_never_learned() -> None:
+@pytest.mark.parametrize("overlap", [2, 4])
+def test_the_transform_is_the_filters_that_never_learned(overlap: int) -> None:
     task = Separate(SeparateOptions())
-    learned, fixed = (built(task, FITTED, dim=8, depth=1, start=s) for s in ("fourier", "fixed"))
+    learned, fixed = (built(task, FITTED, dim=8, depth=1, start=s, overlap=overlap) for s in ("fourier", "fixed"))
     fixed.load_state_dict(learned.state_dict(), strict=False)
     wave, length = torch.from_numpy(np.stack([noise(3000), noise(3000, 1)])), torch.tensor([3000, 1500])
     with torch.no_grad():
