@@ -20,6 +20,7 @@ from domains.public import sha256_of
 from shared_backbones.errors import BadInput, BadRequest, CambiumError
 
 from . import engines, ledger, remote
+from .inputs import input_digests
 from .ledger import LEDGER, Row
 from .lineage import CARD, of_model
 from .remote import fetched, is_remote, mirror, push
@@ -229,40 +230,6 @@ def _inputs_among(paths: Sequence[Path], suffixes: Sequence[str], whole: Callabl
     return found
 
 
-def _sidecars(path: Path, beside: Sequence[Path]) -> list[Path]:
-    """A file and what formats keep beside it: the same stem with another ending or none, or its name and more."""
-    return [p for p in beside if p.stem == path.stem or p.name == path.stem or p.name.startswith(f"{path.name}.")]
-
-
-def input_digests(sources: Sequence[str]) -> dict[str, str | None]:
-    """Source -> sha256 over its file and the file's sidecars, or of its name where it names data; None for a URL."""
-    listing: dict[Path, dict[str, list[Path]]] = {}
-    found: dict[str, str | None] = dict.fromkeys(sources)
-    for source in sources:
-        path = Path(source)
-        if path.is_dir():  # one input of many files
-            parts = [f"{p.name}:{sha256_of(p)}\n" for p in sorted(path.iterdir()) if p.is_file()]
-            found[source] = hashlib.sha256("".join(parts).encode()).hexdigest()
-            continue
-        if not path.is_file():
-            if is_remote(source):
-                found[source] = remote.digest(source)
-            elif "://" not in source:  # a name stands for the same content as long as the code is the same
-                found[source] = hashlib.sha256(f"name:{source}".encode()).hexdigest()
-            continue
-        if path.parent not in listing:  # once per folder: a batch may name very many files of one
-            beside = listing[path.parent] = {}
-            for p in sorted(path.parent.iterdir()):
-                beside.setdefault(p.name.split(".")[0], []).append(p)
-        candidates = listing[path.parent].get(path.name.split(".")[0], [])
-        digest = hashlib.sha256()
-        for p in _sidecars(path, candidates):
-            if p.is_file():
-                digest.update(f"{p.name}:{sha256_of(p)}\n".encode())
-        found[source] = digest.hexdigest()
-    return found
-
-
 def _still_good(row: Row | None, sha256: str | None, model: str, out: Path) -> bool:
     """Whether a finished row still describes what is on disk, for the same input bytes and the same model."""
     if row is None or row.state != "done" or sha256 is None or (row.sha256, row.model) != (sha256, model):
@@ -357,6 +324,7 @@ def predict(
         trained, _ = _loaded(run.resolve(), sha256)  # a model that cannot be used is refused here, once
         task, origin = trained.task, of_model(trained.meta, run, sha256, code_version(trained.task.name))
         whole = getattr(task, "takes_folder", lambda folder: False)
+        named = getattr(task, "companions", lambda source: ())
         sources = expand(inputs, out, tuple(getattr(task, "suffixes", ())), whole)
     function = partial(_predict_one, model=run.resolve(), sha256=sha256, out=out, origin=origin)
     with ledger.owned(out):
@@ -365,7 +333,7 @@ def predict(
                 shutil.rmtree(stale)
             for stale in out.glob(f"{WRITING}*"):
                 stale.unlink(missing_ok=True)
-            batch = _Batch(out, sha256, origin, run.resolve(), input_digests(sources), ledger.read(out / LEDGER))
+            batch = _Batch(out, sha256, origin, run.resolve(), input_digests(sources, named), ledger.read(out / LEDGER))
             jobs = batch.plan()
             for shelf in out.glob(f"{SHELF}*"):  # of inputs that nobody asks for any more
                 if shelf.name.removeprefix(SHELF) not in {job.folder for job in jobs}:

@@ -17,7 +17,20 @@ from shared_backbones.errors import BadInput, BadRequest, unknown
 from ..public import locate, sha256_of
 from ..task import Manifest
 from .config import ClassifyOptions
-from .data import ArrayScene, Cube, Labels, Member, Scene, Seen, crs_name, members, mosaic, open_scene, read_labels
+from .data import (
+    ArrayScene,
+    Cube,
+    Labels,
+    Member,
+    Scene,
+    Seen,
+    beside,
+    crs_name,
+    members,
+    mosaic,
+    open_scene,
+    read_labels,
+)
 from .datasets import SCENES
 from .simulate import CLASS_NAMES, simulate
 
@@ -259,10 +272,13 @@ def digest_of(found: Sequence[Member]) -> str:
 
 
 def content_of(path: Path) -> str:
-    """sha256 of a file, or of all files of a store that is a folder, with their names."""
-    if not path.is_dir():
-        return sha256_of(path)
+    """sha256 of a file, with the files that describe it where there are any; of all files of a store that is a folder,
+    with their names."""
     h = hashlib.sha256()
+    if not path.is_dir():
+        own, others = sha256_of(path), beside(path)
+        h.update("".join([own, *(f"\n{p.name}:{sha256_of(p)}" for p in others)]).encode())
+        return h.hexdigest() if others else own
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         h.update(f"{file.relative_to(path)}:{sha256_of(file)}\n".encode())
     return h.hexdigest()

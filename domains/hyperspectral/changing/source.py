@@ -17,7 +17,7 @@ from shared_backbones.errors import BadInput, unknown
 
 from ...task import Manifest
 from ..bands import Bands, difference
-from ..data import Labels, Member, Mosaic, Scene, crs_name, members, mosaic, open_scene, read_labels
+from ..data import Labels, Member, Mosaic, Scene, beside, crs_name, members, mosaic, open_scene, read_labels
 from ..data.scene import Cube, Seen
 from ..source import SIMULATED, SceneData, content_of, digest_of, grouped, is_tiled, local_file
 from .config import ChangeOptions
@@ -167,6 +167,18 @@ def _members(source: str, options: ChangeOptions, needed: Sequence[str]) -> list
             raise BadInput(f"{source}: which mask says what changed? Name it with --set labels=FILE")
         files["change"] = local_file(options.labels)
     return [Member(before.stem, files)]
+
+
+def companions(source: str, options: ChangeOptions) -> list[Path]:
+    """The files that a list of pairs, or the option ``after``, adds to an input; none where it cannot be read."""
+    if source == SIMULATED:
+        return []
+    try:
+        found = _members(source, options, ("before", "after"))
+    except BadInput:
+        return []
+    files = [m.files[role] for m in found for role in ("before", "after")]
+    return [p for f in files for p in (f, *beside(f)) if p.is_file()]
 
 
 def load(source: str, options: ChangeOptions) -> SceneData:

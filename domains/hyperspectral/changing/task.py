@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -25,7 +26,7 @@ from .classical import Linear, reweighted_mad
 from .config import ChangeOptions
 from .model import ChangeDetector, measured_in_both
 from .scoring import METRIC_FACTS, best_threshold, cases, scores
-from .source import load
+from .source import companions, load
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -173,6 +174,10 @@ class Change:
 
         assert isinstance(model, ChangeDetector)
         return draw(self, model, data, split, fitted, scored)
+
+    def companions(self, source: str) -> list[Path]:
+        """Files besides ``source`` itself that its maps depend on."""
+        return companions(source, self.config)
 
     def predict(self, model: nn.Module, fitted: Fitted, source: str, sink: Sink) -> dict[str, Any]:
         """Maps of every pair of a list. Raises BadInput."""

@@ -102,6 +102,18 @@ def open_scene(
     return _placed(scene, sidecar(path), wavelengths)
 
 
+def beside(path: Path) -> list[Path]:
+    """The files that say what a scene's numbers mean, where they exist: header, side-car, metadata; an ENVI header's
+    data."""
+    found = [path.with_suffix(".hdr"), path.with_name(f"{path.name}.hdr"), path.with_suffix(".json")]
+    found.append(path.with_name(f"{path.name}.aux.xml"))
+    if path.suffix.lower() == ".hdr" and path.is_file():
+        found.append(envi_data(path))
+    metadata = enmap_metadata(path) if path.parent.is_dir() else None
+    found += [] if metadata is None else [metadata]
+    return sorted({p for p in found if p.is_file() and p != path})
+
+
 def _is_hdf(path: Path) -> bool:
     """Whether a .mat file is of version 7.3, which is HDF5 behind a heading."""
     with path.open("rb") as f:
@@ -141,6 +153,7 @@ __all__ = [
     "RasterScene",
     "RasterWriter",
     "Scene",
+    "beside",
     "copy_cube",
     "crs_name",
     "cube_writer",

@@ -24,11 +24,13 @@ from domains.hyperspectral.changing.simulate import simulate_pair
 from domains.hyperspectral.changing.source import PairScene, paired
 from domains.hyperspectral.changing.task import Change
 from domains.hyperspectral.data import ArrayScene, copy_cube
+from domains.hyperspectral.source import content_of
+from pipelines.inputs import input_digests
 from pipelines.sink import SHELF, FolderSink
 from shared_backbones.errors import BadInput
 from shared_backbones.presets import load_preset
 
-from .conftest import Folder
+from .conftest import Folder, scene_of
 from .test_resume import Calls, Killed, outputs
 
 SMALL: dict[str, Any] = {
@@ -245,6 +247,29 @@ def test_a_killed_map_of_two_pairs_goes_on_and_ends_the_same(ready: dict[str, An
     assert (tmp_path / "out" / f"{SHELF}list").is_dir()
     assert first + run(tmp_path / "out") < 2 * whole - 3
     assert outputs(tmp_path / "out" / "list") == outputs(tmp_path / "whole" / "list")
+
+
+def test_a_scene_that_a_list_names_is_part_of_the_input(tmp_path: Path) -> None:
+    rows = ["before,after"]
+    for name in ("a", "b"):
+        copy_cube(scene_of(np.ones((3, 4, 4), np.float32)), tmp_path / f"{name}.tif")
+    (tmp_path / "list.csv").write_text("\n".join([*rows, "a.tif,b.tif"]))
+    task, source = Change(ChangeOptions()), str(tmp_path / "list.csv")
+
+    def digest() -> str | None:
+        return input_digests([source], task.companions)[source]
+
+    before, known = digest(), content_of(tmp_path / "b.tif")
+    assert digest() == before
+    assert input_digests([source])[source] != before
+    (tmp_path / "b.json").write_text('{"unit": "reflectance"}')
+    described = digest()
+    assert described != before
+    assert content_of(tmp_path / "b.tif") != known
+    copy_cube(scene_of(np.zeros((3, 4, 4), np.float32)), tmp_path / "b.tif")
+    assert digest() not in (before, described)
+    (tmp_path / "list.csv").write_text("before,after\na.tif,gone.tif\n")
+    assert digest() is not None  # refused later, with a reason
 
 
 def test_several_pairs_are_dealt_out_whole(tmp_path: Path) -> None:
