@@ -13,6 +13,7 @@ from ..pictures import panel
 from ..task import Evidence, Fitted, Split
 from .plan import Plan
 from .segment_predicting import blend_of
+from .segment_reliability import reliability_figure
 from .segment_robustness import chosen_rows, corruption_curves, corruption_scores
 from .segment_scoring import state_counts
 from .segment_source import SegmentData
@@ -42,6 +43,7 @@ def draw(
         "Structures": structures_figure(data, scored),
         "Plan": plan_figure(fitted),
     }
+    found["Reliability"] = reliability_figure(model, task.items(data, split, fitted, "test"))
     if task.config.corrupted:
         rows, plan = chosen_rows(split.parts["test"], task.config.corrupted), Plan.from_json(fitted["plan"])
         found["Corruptions"] = corruption_curves(data, rows, plan, corruption_scores(model, data, rows, plan))

@@ -18,6 +18,7 @@ from domains.medical.segment import Segment
 from domains.medical.segment_config import SegmentOptions
 from domains.medical.segment_figures import draw
 from domains.medical.segment_model import Segmenter
+from domains.medical.segment_reliability import summary, voxel_calibration
 from domains.medical.segment_robustness import (
     around_structures,
     chosen_rows,
@@ -142,9 +143,44 @@ def test_a_report_on_volumes_shows_errors_in_three_planes_and_the_curves() -> No
     model = task.build(fitted, adjust(load_preset("light_unet"), mixer="identity")).eval()
     assert isinstance(model, Segmenter)
     found = draw(task, model, data, split, fitted, {"model": task.evidence(model, data, split, fitted, "test")})
-    assert {"Overlays", "Dice of every case", "Structures", "Plan", "Corruptions"} <= set(found)
+    assert {"Overlays", "Dice of every case", "Structures", "Plan", "Corruptions", "Reliability"} <= set(found)
     shown = [ax.get_xlabel() for ax in found["Overlays"].axes][:6]
     assert [s.split()[0] for s in shown] == ["sagittal", "coronal", "axial", "missed", "missed", "missed"]
     curves = found["Corruptions"].subfigs[0].axes[0].get_lines()  # type: ignore[attr-defined]
     assert [len(line.get_xdata()) for line in curves] == [6] * 9
     assert all(a < b for a, b in itertools.pairwise(np.asarray(curves[0].get_xdata())))
+
+
+class Sure(torch.nn.Module):
+    """Says the second structure at odds of e^3 to the others, three times too surely."""
+
+    temperature: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("temperature", torch.tensor(3.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = torch.zeros(len(x), 2, *x.shape[2:])
+        z[:, 1] = 3.0
+        return z / self.temperature
+
+
+def test_voxels_are_binned_before_and_after_the_temperature() -> None:
+    class One:
+        def __len__(self) -> int:
+            return 1
+
+        def batch(self, indices: list[int]) -> dict[str, torch.Tensor]:
+            target = torch.tensor([[[1] * 6 + [0] * 3 + [-1]]])
+            return {"image": torch.zeros(1, 1, 1, 10), "target": target}
+
+    items: Any = One()
+    model: Any = Sure()
+    found = voxel_calibration(model, items)
+    for name, z in (("before", 3.0), ("after", 1.0)):
+        p = 1 / (1 + np.exp(-z))
+        ece, brier = summary(found[name])
+        assert found[name][0].sum() == 9
+        assert ece == pytest.approx(abs(p - 6 / 9), abs=1e-6)
+        assert brier == pytest.approx(2 * (6 * (1 - p) ** 2 + 3 * p**2) / 9, abs=1e-6)
