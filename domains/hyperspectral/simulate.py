@@ -205,7 +205,7 @@ def grid(rotation: float, pixel: float = 30.0) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """A lattice without values: what a writer needs to know of a scene."""
 
     shape: tuple[int, int]
@@ -221,7 +221,7 @@ def write_large(
     """A large int16 GeoTIFF in bounded memory: a simulated patch, repeated, with the light of each block its own."""
     patch = simulate(seed, shape=(250, 250), bands=bands).scene.array[:, :, :-3]
     rng = np.random.default_rng(seed)
-    with cube_writer(path, _Frame(shape, sensor(bands)), "int16", **creation) as writer:
+    with cube_writer(path, Frame(shape, sensor(bands)), "int16", **creation) as writer:
         for top in range(0, shape[0], patch.shape[1]):
             rows = slice(top, min(shape[0], top + patch.shape[1]))
             for left in range(0, shape[1], patch.shape[2]):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int16, Int32
 from scipy.ndimage import gaussian_filter
 
-from ..data import ArrayScene
+from ..data import ArrayScene, cube_writer
 from ..simulate import (
     MATERIALS,
     NODATA,
     REFLECTANCE,
     UTM32,
+    Frame,
     asphalt,
     grid,
     inside_of,
@@ -82,3 +85,20 @@ def simulate_pair(
 def _scene(stored: Int16[np.ndarray, "bands rows cols"], date: int, bands: int) -> ArrayScene:
     stored[:, :, slice(-3, None) if date == 0 else slice(0, 2)] = NODATA
     return ArrayScene(f"simulated date {date + 1}", stored, sensor(bands), UTM32, grid(0.0), float(NODATA))
+
+
+def write_large_pair(
+    before: Path, after: Path, *, shape: tuple[int, int], bands: int = 60, seed: int = 0, **creation: Any
+) -> None:
+    """Two dates as large int16 GeoTIFFs in bounded memory: a simulated pair of patches, repeated over the lattice."""
+    made = simulate_pair(seed, shape=(200, 200), bands=bands)
+    for path, scene in ((before, made.before), (after, made.after)):
+        patch = scene.array[:, :, 2:-3]  # not what one of the dates did not measure
+        high, wide = patch.shape[1:]
+        frame = Frame(shape, sensor(bands))
+        with cube_writer(path, frame, "int16", **creation) as writer:
+            for top in range(0, shape[0], high):
+                rows = slice(top, min(shape[0], top + high))
+                for left in range(0, shape[1], wide):
+                    cols = slice(left, min(shape[1], left + wide))
+                    writer.write(rows, cols, patch[:, : rows.stop - top, : cols.stop - left])
