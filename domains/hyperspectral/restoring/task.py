@@ -22,6 +22,7 @@ from ..bands import in_ranges, picked
 from ..ground import ground_audits, tiles_at
 from ..source import spectra
 from .baselines import RANKS, WEIGHTS, chosen, low_rank, total_variation
+from .collaborative import collaborative
 from .collection import deal
 from .config import DenoiseOptions, RestoreOptions, SuperresOptions
 from .degrade import coarse_and_back, eight_bit, noisy
@@ -307,6 +308,7 @@ class Denoise(Restore):
             "given": lambda y: y,
             "low_rank": chosen(low_rank, RANKS, val),
             "total_variation": chosen(total_variation, WEIGHTS, val),
+            "collaborative": collaborative,
         }
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from domains.hyperspectral.data import copy_cube, open_scene
 from domains.hyperspectral.restoring.baselines import _divergence, _gradient, low_rank, total_variation
+from domains.hyperspectral.restoring.collaborative import _alike, _starts, collaborative, noise_level
 from domains.hyperspectral.restoring.config import DenoiseOptions, SuperresOptions
 from domains.hyperspectral.restoring.degrade import NOISES, coarser, finer, noisy
 from domains.hyperspectral.restoring.scoring import SIDE, evidence_of, row, scores, spectral_angles, ssim_map
@@ -138,6 +139,30 @@ def test_low_rank_is_the_best_of_its_rank_and_tv_solves_its_problem() -> None:
         assert cost(found) < cost(found + 0.02 * rng.standard_normal(y.shape))
     p = rng.standard_normal((2, 1, 12, 12))
     assert np.isclose((_gradient(y) * p).sum(), -(y * _divergence(p)).sum())
+
+
+def test_the_collaborative_filter_groups_alike_cubes_and_takes_noise_away() -> None:
+    rng = np.random.default_rng(0)
+    clean = np.kron(rng.uniform(0.2, 0.8, (6, 3, 3)), np.ones((1, 5, 5)))
+    given = clean + 0.1 * rng.standard_normal(clean.shape)
+    assert abs(noise_level(given) - 0.1) < 0.02
+    found = collaborative(given)
+    assert ((found - clean) ** 2).mean() < 0.35 * ((given - clean) ** 2).mean()
+    assert np.array_equal(collaborative(np.ones((3, 9, 9))), np.ones((3, 9, 9)))
+    assert collaborative(given[:2, :3]).shape == (2, 3, 15)  # smaller than a cube of voxels
+    x = rng.standard_normal((5, 9, 9)).astype(np.float32)
+    corners = np.stack([g.ravel() for g in np.meshgrid(*map(_starts, x.shape), indexing="ij")], 1)
+    groups = _alike(x, corners)
+
+    def cube(at: Any) -> Any:
+        return x[tuple(slice(a, a + 4) for a in at)]
+
+    for own, group in zip(corners, groups, strict=True):
+        far = [((cube(own) - cube(g)) ** 2).sum() for g in group]
+        assert far == pytest.approx(sorted(far), abs=1e-3)
+        near = [g for g in np.ndindex(2, 6, 6) if abs(g[0] - own[0]) <= 1 and np.abs(np.array(g) - own)[1:].max() <= 4]
+        wanted = sorted(((cube(own) - cube(g)) ** 2).sum() for g in near)[: len(far)]
+        assert far == pytest.approx(wanted, abs=1e-3)
 
 
 @settings(max_examples=20)
