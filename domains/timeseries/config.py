@@ -62,6 +62,8 @@ class ForecastConfig(TableConfig):
     future_covariates: tuple[str, ...] = ()  # known ahead too
     static_covariates: tuple[str, ...] = ()  # one number per series, long frames only
 
+    few: Literal["refuse", "drop"] = "refuse"  # series without two different values in the training part
+
     ets_origins: int = Field(8, ge=0)  # test windows that AutoETS and AutoTheta are fitted for; 0: leave them out
 
     def reading(self) -> ReadOptions:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Shaped
 from domains.task import Manifest
 from shared_backbones.errors import BadInput
 
-from .grid import regular, show
+from .grid import before, regular, show
 from .tables import TIME_NAMES, ReadOptions, as_numbers, as_stamps, nearest, read_table
 
 
@@ -42,6 +42,7 @@ class Panel:
     covariates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # role -> names
     protocol: str = "70/10/20"
     reading: ReadOptions = field(default_factory=ReadOptions)
+    lead: int = 0  # steps put before the first one, without a value, for look-backs to reach into
 
     @property
     def observed_end(self) -> int:
@@ -53,14 +54,34 @@ class Panel:
         cut = {name: getattr(self, name)[:end] for name in ("times", "values", "mask", "past", "future")}
         return replace(self, **cut)
 
+    def led(self, steps: int) -> Panel:
+        """The panel with so many steps without a value before its first."""
+        if steps <= 0:
+            return self
+        grown: dict[str, Any] = {"times": np.concatenate([before(self.times[0], self.freq, steps), self.times])}
+        for name, fill in (("values", np.nan), ("mask", False), ("past", np.nan), ("future", np.nan)):
+            array = getattr(self, name)
+            grown[name] = np.concatenate([np.full((steps, *array.shape[1:]), fill, array.dtype), array])
+        return replace(self, lead=self.lead + steps, **grown)
 
-def parse_panel(raw: bytes, source: str, options: ReadOptions) -> Panel:
-    """A panel from a file's bytes; ``source`` is what errors call it.
+    def only(self, keep: Bool[np.ndarray, "V"]) -> Panel:
+        """Some of the series, on the same grid."""
+        pick = lambda a: a if a.shape[1] == 1 and len(self.names) > 1 else a[:, keep]  # noqa: E731
+        return replace(
+            self, names=tuple(n for n, k in zip(self.names, keep, strict=True) if k), values=self.values[:, keep],
+            mask=self.mask[:, keep], past=pick(self.past), future=pick(self.future), static=self.static[keep],
+        )  # fmt: skip
+
+
+def parse_panel(raw: bytes, source: str, options: ReadOptions, any_id: bool = False) -> Panel:
+    """A panel from a file's bytes; ``source`` is what errors call it. any_id: of a long frame, every series.
 
     Raises BadInput naming file, row or column, value and remedy.
     """
     frame = read_table(raw, source, options)
-    panel = _from_long(frame, source, options) if _is_long(frame, options) else _from_wide(frame, source, options)
+    long = _is_long(frame, options)
+    options = replace(options, layout="long" if long else "wide", columns=() if any_id and long else options.columns)
+    panel = _from_long(frame, source, options) if long else _from_wide(frame, source, options)
     dead = [name for name, seen in zip(panel.names, _any_step(panel.mask), strict=True) if not seen]
     if dead:
         raise BadInput(f"{source}: series {dead[0]!r} holds no observed value at all; leave it out with `columns`")

@@ -19,7 +19,7 @@ from .grid import day_steps, season_of, show
 def fit_panel(panel: Panel, split: Split, config: ForecastConfig) -> Fitted:
     """Scaling per series and covariate from the training steps alone, with names, frequency and lengths.
 
-    "calibrated_until": the newest stamp of the validation part; behind it, errors are those of unseen values.
+    "calibrated_until": the newest stamp of the validation part (ns, or a step's number); later ones were not seen.
 
     Raises BadInput for a series without observed values, or with one value throughout, in the training part.
     """
@@ -30,13 +30,18 @@ def fit_panel(panel: Panel, split: Split, config: ForecastConfig) -> Fitted:
         "lookback": config.lookback,
         "horizon": config.horizon,
         "seasonal_error": seasonal_error(panel.values[steps], panel.mask[steps], found["season"]).tolist(),
-        "calibrated_until": None if panel.reading.time == "none" else show(panel.times[split.parts["val"][-1]]),
+        "calibrated_until": None if panel.reading.time == "none" else stamp(panel.times[split.parts["val"][-1]]),
         "covariates": {role: list(names) for role, names in panel.covariates.items()},
         "static": panel.static.tolist(),
         **_moments("past", panel.past[steps]),
         **_moments("future", panel.future[steps]),
         **_moments("static", panel.static),
     }
+
+
+def stamp(time: Any) -> int:
+    """A stamp as a number: nanoseconds since 1970, or the number of a step."""
+    return int(np.asarray(time).astype(np.int64))
 
 
 def fit_series(panel: Panel, split: Split, config: TableConfig) -> Fitted:

@@ -22,6 +22,7 @@ from .gating import share_losses, smallest_share
 from .grid import season_of
 from .model import Forecaster, forecast_loss, forecasts_of, intervals_of
 from .opening import open_source
+from .panels import with_room, without_few
 from .predicting import forecast_file
 from .ridge import zscored
 from .scoring import FACTS, by_series, conformal, metrics, score
@@ -50,14 +51,15 @@ class Forecast:
         self.config = config
 
     def open(self, source: str) -> Panel:
-        """A panel from a path, a URL, a public data set's name or ``simulated``. Raises BadInput."""
-        return open_source(source, self.config)
+        """A panel from a path, a URL, a public name or ``simulated``; see :mod:`.panels`. Raises BadInput."""
+        config, drop = self.config, self.config.few == "drop"
+        panel = open_source(source, config, constant=drop)
+        panel = with_room(panel, self._protocol(panel), config.lookback, config.horizon)
+        return without_few(panel, self.split(panel)) if drop else panel
 
     def split(self, data: Panel) -> Split:
         """Chronological parts as target steps. Raises BadInput where a part cannot hold one window."""
-        protocol = self.config.split.protocol
-        chosen = data.protocol if protocol == "auto" else protocol
-        return chronological(data, chosen, self.config.lookback, self.config.horizon)
+        return chronological(data, self._protocol(data), self.config.lookback, self.config.horizon)
 
     def audit(self, data: Panel, split: Split) -> list[Audit]:
         return audits(data, split, self.config.lookback, self.config.horizon)
@@ -145,7 +147,7 @@ class Forecast:
     def predict(self, model: nn.Module, fitted: Fitted, source: str, sink: Sink) -> dict[str, Any]:
         """The future after the end of a new file, as forecast.csv in original units. Raises BadInput."""
         assert isinstance(model, Forecaster)
-        return forecast_file(model, fitted, source, sink)
+        return forecast_file(model, fitted, source, sink, any_id=True)
 
     def follow(self, model: nn.Module, fitted: Fitted) -> Follower:
         """Forecasts after each new row of a growing table."""
@@ -160,6 +162,10 @@ class Forecast:
 
         assert isinstance(model, Forecaster)
         return portable(model, fitted)
+
+    def _protocol(self, data: Panel) -> str:
+        protocol = self.config.split.protocol
+        return data.protocol if protocol == "auto" else protocol
 
     def _season(self, data: Panel) -> tuple[int, int]:
         season = self.config.season or season_of(data.freq)

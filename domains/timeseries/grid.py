@@ -113,6 +113,13 @@ def future(last: Any, freq: str, steps: int) -> Shaped[np.ndarray, "H"]:
     return pd.date_range(last, periods=steps + 1, freq=freq).to_numpy()[1:]
 
 
+def before(first: Any, freq: str, steps: int) -> Shaped[np.ndarray, "n"]:
+    """The ``steps`` stamps that come before ``first``, which is on the grid."""
+    if is_steps(freq):
+        return np.int64(first) - int(freq) * np.arange(steps, 0, -1)
+    return pd.date_range(end=first, periods=steps + 1, freq=freq).to_numpy()[:-1]
+
+
 def day_steps(freq: str) -> float:
     """Steps per day of a fixed step; 0 for step numbers and for steps of a day or longer."""
     if is_steps(freq):

@@ -100,6 +100,14 @@ class Forecaster(nn.Module):
             **({"lattice": fitted.get("lattice")} if preset.stem == "tokens" else {}),
         )  # fmt: skip
 
+    def adopt(self, there: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a training that starts from another run takes of it: the trained weights.
+
+        Scaling, profile, closed-form map and intervals stay those of the new data, unless training moves them.
+        """
+        closed = () if self.options.tune_skip else ("skip.weight", "cycle")
+        return {name: value for name, value in there.items() if name not in closed}
+
     def scaled(self, x: Float[Tensor, "B n V"], mask: Bool[Tensor, "B n V"]) -> Float[Tensor, "B n V"]:
         """Original units -> z-scored, 0 where missing."""
         return ((x - self.mean) / self.std).float().masked_fill(~mask, 0.0)

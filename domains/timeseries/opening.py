@@ -32,11 +32,12 @@ def load(source: str, options: ReadOptions) -> tuple[bytes, ReadOptions, Entry |
     return read_bytes(source), options, None
 
 
-def open_source(source: str, config: TableConfig) -> Panel:
-    """A validated panel to train on. Raises BadInput."""
+def open_source(source: str, config: TableConfig, constant: bool = False) -> Panel:
+    """A validated panel to train on; ``constant``: a series with one value throughout may stay. Raises BadInput."""
     raw, reading, entry = load(source, config.reading())
     panel = parse_panel(raw, source, reading)
     licence = "simulated, free of rights" if source == SIMULATED else entry.data.licence if entry else "not stated"
     panel = replace(panel, manifest=replace(panel.manifest, licence=licence))
-    refuse_constant(panel)
+    if not constant:
+        refuse_constant(panel)
     return replace(panel, protocol=entry.protocol) if entry else panel

@@ -19,6 +19,7 @@ from .data import Panel, parse_panel
 from .grid import future, show
 from .model import Forecaster, forecasts_of, intervals_of
 from .opening import load
+from .panels import arranged, bases, grown, own_steps
 from .scoring import offsets_at
 from .tables import ReadOptions
 from .windows import to_device, windows
@@ -29,34 +30,82 @@ _COLUMNS = ("lo_95", "lo_80", "forecast", "hi_80", "hi_95")  # in the order of Q
 
 
 def forecast_file(
-    model: Forecaster, fitted: Fitted, source: str, sink: Sink, opened: Callable[..., Any] = load
+    model: Forecaster, fitted: Fitted, source: str, sink: Sink, opened: Callable[..., Any] = load, any_id: bool = False
 ) -> dict[str, Any]:
     """Forecasts of the ``horizon`` steps after the newest observation of a file, in original units.
 
-    Writes forecast.csv (forecast.parquet for a parquet file): unique_id, ds, forecast, lo_80, hi_80, lo_95, hi_95.
+    Writes forecast.csv (forecast.parquet for a parquet file): unique_id, ds, forecast, lo_80, hi_80, lo_95, hi_95,
+    basis (:func:`.panels.bases`). any_id: of a long frame every series is told, also one that training never saw.
     Returns plain facts. Raises BadInput where the file's series, frequency, length, covariates or units do not match
     what the model was trained on.
     """
-    raw, panel = known_panel(source, fitted, opened)
-    end = panel.observed_end
-    check_span(panel, fitted, end)
-    check_units(panel, fitted, end, int(fitted["lookback"]))
+    lookback, known = int(fitted["lookback"]), len(fitted["names"])
+    raw, panel = known_panel(source, fitted, opened, any_id)
+    panel = panel.led(lookback - panel.observed_end)
+    end, long = panel.observed_end, any_id and panel.reading.layout == "long"
+    check_span(panel, fitted, end, each=not long)
+    check_units(panel, fitted, end, lookback)
     _check_covariates(panel, fitted, end)
-    offsets, followed = followed_offsets(model, fitted, panel, end)
-    table = tidy(model, fitted, panel, end, offsets)
+    own = panel.only(np.arange(len(panel.names)) < known)
+    table, followed = _told(model, fitted, own, end)
+    if len(panel.names) > known:  # the trained series' forecasts do not hang on who else is in the file
+        wider, more = grown(model, fitted, panel, end)
+        table = pd.concat([table, _told(wider, more, panel, end)[0].iloc[len(table) :]])
+    basis = bases(panel, known, lookback, end)
+    table = _finished(table, panel, basis, end) if long else table.assign(basis=np.repeat(basis, len(table) // known))
     name = "forecast.parquet" if raw[:4] == b"PAR1" else "forecast.csv"
     with sink.file(name) as path:
         table.to_parquet(path, index=False) if name.endswith(".parquet") else table.to_csv(path, index=False)
-    look = panel.mask[end - int(fitted["lookback"]) : end]
+    look = panel.mask[end - lookback : end]
+    news = [n for n, b in zip(panel.names, basis, strict=True) if b.startswith("new")]
     return {
-        "series": len(panel.names),
+        "series": int(table["unique_id"].nunique()),
         "horizon": int(fitted["horizon"]),
         "last_observed": show(panel.times[end - 1]),
         "first_forecast": show(future(panel.times[end - 1], panel.freq, 1)[0]),
         "missing_in_lookback_percent": round(100 * float(1 - look.mean()), 3),
+        "new_series": len(news),
+        "new_names": news[:20],
+        "short_lookbacks": sum("short" in b for b in basis),
+        "without_forecast": int(table.groupby("unique_id")["forecast"].apply(lambda c: c.isna().all()).sum()),
         "intervals_followed_steps": followed,
         "output": name,
     }
+
+
+def known_panel(
+    source: str, fitted: Fitted, opened: Callable[..., Any] = load, any_id: bool = False
+) -> tuple[bytes, Panel]:
+    """A file's bytes, and its series in the order in which the model was trained on them. Raises BadInput.
+
+    any_id: of a long frame all series, unless training had chosen some by ``columns``; see :func:`.panels.arranged`.
+    """
+    raw, reading, _ = opened(source, _reading(fitted))
+    any_id = any_id and not reading.columns
+    reading = replace(reading, columns=tuple(fitted["names"]), freq=fitted["freq"])
+    return raw, arranged(parse_panel(raw, source, reading, any_id), fitted)
+
+
+def _told(model: Forecaster, fitted: Fitted, panel: Panel, end: int) -> tuple[pd.DataFrame, int]:
+    offsets, followed = followed_offsets(model, fitted, panel, end)
+    return tidy(model, fitted, panel, end, offsets), followed
+
+
+_VALUES = ["forecast", "lo_80", "hi_80", "lo_95", "hi_95"]
+
+
+def _finished(table: pd.DataFrame, panel: Panel, basis: list[str], end: int) -> pd.DataFrame:
+    """Of a long frame: what there is to say of each series, at its own steps; series that it lacks are left out."""
+    horizon, seen = len(table) // len(panel.names), np.asarray(panel.mask[:end])
+    table = table.assign(basis=np.repeat(basis, horizon))
+    silent, still = (np.repeat([word in b for b in basis], horizon) for word in ("no value", "one value"))
+    table.loc[silent, _VALUES] = np.nan
+    table.loc[still, _VALUES[1:]] = np.nan
+    last = end - 1 - seen[::-1].argmax(0)
+    ahead = end + np.arange(horizon)[None, :]
+    present = np.asarray(seen.any(0))
+    keep = ((ahead - last[:, None]) % own_steps(seen)[:, None] == 0) & present[:, None]
+    return table[keep.reshape(-1)].reset_index(drop=True)
 
 
 def followed_offsets(model: Forecaster, fitted: Fitted, panel: Panel, end: int) -> tuple[Tensor | None, int]:
@@ -65,20 +114,13 @@ def followed_offsets(model: Forecaster, fitted: Fitted, panel: Panel, end: int) 
     intervals, until = intervals_of(model), fitted["calibrated_until"]
     if intervals.rate == 0 or until is None:
         return None, 0
-    seen = panel.times <= (np.int64(until) if panel.times.dtype.kind == "i" else np.datetime64(until))
+    seen = panel.times.astype(np.int64) <= until
     first = max(int(seen.sum()), end - MOST_FOLLOWED, int(fitted["lookback"]))
     if first >= end:
         return None, 0
     source = windows(panel, np.array([end]), int(fitted["lookback"]), int(fitted["horizon"]), int(fitted["cycle"]))
     offsets = offsets_at(forecasts_of(model), intervals, source, fitted, first, end)
     return torch.from_numpy(offsets).to(model.offsets), end - first
-
-
-def known_panel(source: str, fitted: Fitted, opened: Callable[..., Any] = load) -> tuple[bytes, Panel]:
-    """A file's bytes, and its series in the order in which the model was trained on them. Raises BadInput."""
-    raw, reading, _ = opened(source, _reading(fitted))
-    reading = replace(reading, columns=tuple(fitted["names"]), freq=fitted["freq"])
-    return raw, _in_order(parse_panel(raw, source, reading), fitted)
 
 
 def tidy(model: Forecaster, fitted: Fitted, panel: Panel, end: int, offsets: Tensor | None = None) -> pd.DataFrame:
@@ -103,32 +145,21 @@ def _reading(fitted: Fitted) -> ReadOptions:
     return ReadOptions(**plain)
 
 
-def _in_order(panel: Panel, fitted: Fitted) -> Panel:
-    """The panel's series in the order that the model was trained on (a long frame sorts them by name)."""
-    order = [panel.names.index(name) for name in fitted["names"]]
-    pick = lambda a: a if a.shape[1] == 1 and len(panel.names) > 1 else a[:, order]  # noqa: E731
-    return replace(
-        panel, names=tuple(fitted["names"]), values=panel.values[:, order], mask=panel.mask[:, order],
-        past=pick(panel.past), future=pick(panel.future), static=panel.static[order],
-    )  # fmt: skip
-
-
-def check_span(panel: Panel, fitted: Fitted, end: int) -> None:
+def check_span(panel: Panel, fitted: Fitted, end: int, each: bool = True) -> None:
+    """Half of the steps of the look-back hold a value, counted from the file's first one; with ``each``, so that every
+    series has one there. Raises BadInput."""
     lookback, source = int(fitted["lookback"]), panel.manifest.source
-    if end < lookback:
-        raise BadInput(
-            f"{source}: too short: {end} steps up to the newest observation ({show(panel.times[end - 1])}), the model "
-            f"looks back on {lookback}. Give a longer file, or train with a shorter lookback"
-        )
     seen = panel.mask[end - lookback : end]
-    share = float(seen.any(1).mean())
+    steps = np.asarray(seen.any(1))
+    begun = min(lookback, end - int(np.asarray(panel.mask.any(1)).argmax()))
+    share = float(steps[-begun:].mean())
     if share < 0.5:
         raise BadInput(
-            f"{source}: only {100 * share:.0f} % of the last {lookback} steps of {fitted['freq']!r} hold any value: "
+            f"{source}: only {100 * share:.0f} % of the last {begun} steps of {fitted['freq']!r} hold any value: "
             f"the file has another frequency than the model was trained on ({fitted['freq']!r}), or is mostly gaps"
         )
     for name, any_seen in zip(panel.names, seen.T, strict=True):
-        if not any_seen.any():
+        if each and not any_seen.any():
             raise BadInput(
                 f"{source}: series {name!r} has no observed value in the last {lookback} steps to forecast from"
             )
@@ -136,8 +167,10 @@ def check_span(panel: Panel, fitted: Fitted, end: int) -> None:
 
 def check_units(panel: Panel, fitted: Fitted, end: int, steps: int | None = None) -> None:
     """Rule: the median of a series' last ``steps`` (default: all) lies within _FAR training ranges of the range."""
-    recent = np.nanmedian(panel.values[0 if steps is None else end - steps : end], 0)
-    for name, level, low, high in zip(panel.names, recent, *fitted["range"], strict=True):
+    recent = panel.values[0 if steps is None else end - steps : end]
+    for v, (name, low, high) in enumerate(zip(fitted["names"], *fitted["range"], strict=True)):
+        seen = recent[panel.mask[len(panel.mask[:end]) - len(recent) : end, v], v]
+        level = float(np.median(seen)) if len(seen) else low
         if not low - _FAR * (high - low) <= level <= high + _FAR * (high - low):
             raise BadInput(
                 f"{panel.manifest.source}: series {name!r} stands at {level:g}, far outside the {low:g} .. {high:g} "
@@ -148,9 +181,12 @@ def check_units(panel: Panel, fitted: Fitted, end: int, steps: int | None = None
 def _check_covariates(panel: Panel, fitted: Fitted, end: int) -> None:
     """Future covariates must be there for the whole horizon; static ones must be those of the training."""
     horizon, source = int(fitted["horizon"]), panel.manifest.source
-    if not np.array_equal(panel.static, np.array(fitted["static"]).reshape(panel.static.shape)):
+    known = len(fitted["names"])
+    if not np.array_equal(panel.static[:known], np.array(fitted["static"]).reshape(known, -1)):
         raise BadInput(f"{source}: static covariates differ from those that the model was trained with")
     ahead = panel.future[end : end + horizon]
+    if ahead.shape[1] == len(panel.names):
+        ahead = ahead[:, panel.mask[:end].any(0)]
     for k, name in enumerate(fitted["covariates"].get("future", [])):
         missing = np.isnan(ahead[..., k]).any(1)
         if len(ahead) < horizon or missing.any():

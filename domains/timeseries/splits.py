@@ -52,12 +52,13 @@ def borders(protocol: str, steps: int, freq: str) -> tuple[int, int, int, int]:
 
 def chronological(panel: Panel, protocol: str, lookback: int, horizon: int) -> Split:
     """Train, then val, then test, as target steps. Raises BadInput where a part cannot hold one window."""
-    edges = borders(protocol, len(panel.times), panel.freq)
+    edges = [panel.lead + e for e in borders(protocol, len(panel.times) - panel.lead, panel.freq)]
     parts: dict[str, np.ndarray] = {part: np.arange(edges[i], edges[i + 1]) for i, part in enumerate(PARTS)}
     for part, steps in parts.items():
-        need = horizon + (lookback if part == "train" else 0)
+        back = max(0, lookback - panel.lead) if part == "train" else 0
+        need = horizon + back
         if len(steps) < need:
-            what = f"look-back {lookback} + horizon {horizon}" if part == "train" else f"horizon {horizon}"
+            what = f"look-back {back} + horizon {horizon}" if back else f"horizon {horizon}"
             raise BadInput(
                 f"{panel.manifest.source}: too short: part {part!r} of split {protocol!r} has {len(steps)} of "
                 f"{len(panel.times)} steps and needs at least {need} ({what}). Shorten them or give more"
@@ -71,6 +72,7 @@ def chronological(panel: Panel, protocol: str, lookback: int, horizon: int) -> S
         for part, steps in parts.items()
     }
     facts |= {"lookback": lookback, "horizon": horizon, "stride": 1, "drop_last": False}
+    facts |= {"steps_before_the_first": panel.lead} if panel.lead else {}
     return Split(f"chronological {protocol}, look-back {lookback}, horizon {horizon}, all windows", parts, facts)
 
 

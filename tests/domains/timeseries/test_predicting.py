@@ -48,7 +48,8 @@ def parts(tmp_path: Path) -> tuple[Any, ...]:
 def test_the_future_of_a_new_file(parts: tuple[Any, ...], tmp_path: Path) -> None:
     frame = table(60, seed=5)[["date", "s2", "s0", "s1"]]  # other order, other span: ends 2024-02-29 16:00
     got, facts = predicted(parts, written(frame, tmp_path, "new.csv"), tmp_path)
-    assert list(got.columns) == ["unique_id", "ds", "forecast", "lo_80", "hi_80", "lo_95", "hi_95"]
+    assert list(got.columns) == ["unique_id", "ds", "forecast", "lo_80", "hi_80", "lo_95", "hi_95", "basis"]
+    assert set(got["basis"]) == {"trained"}
     assert got["unique_id"].tolist() == ["s0"] * 12 + ["s1"] * 12 + ["s2"] * 12
     assert got["ds"][:12].tolist() == list(pd.date_range("2024-02-29 17:00", periods=12, freq="h"))  # into March
     assert facts["last_observed"] == "2024-02-29 16:00:00"
@@ -86,8 +87,6 @@ def test_gaps_are_forecast_over(parts: tuple[Any, ...], tmp_path: Path) -> None:
 def change(frame: pd.DataFrame, how: str) -> pd.DataFrame:
     if how == "column":
         return frame.rename(columns={"s1": "s_1"})
-    if how == "short":
-        return frame.head(20)
     if how == "daily":
         return frame.assign(date=pd.date_range("2024-01-01", periods=len(frame), freq="D"))
     if how == "quarters":
@@ -101,7 +100,6 @@ def change(frame: pd.DataFrame, how: str) -> pd.DataFrame:
     ("how", "message"),
     [
         ("column", "no column 's1'; did you mean 's_1'"),
-        ("short", "too short: 20 steps .* looks back on 24"),
         ("daily", "another frequency than the model was trained on"),
         ("quarters", "is not on the declared step 'h'"),
         ("unit", "series 's2' stands at .* in another unit"),
