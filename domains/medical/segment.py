@@ -50,7 +50,7 @@ class Segment:
     @staticmethod
     def takes_folder(folder: Path) -> bool:
         """Whether a folder is one input: slices of DICOM and no images that are inputs of their own."""
-        from .segment_predicting import is_series
+        from .data.pairs import is_series
 
         return is_series(folder)
 

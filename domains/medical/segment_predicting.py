@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 from shared_backbones.errors import BadInput
 
 from ..task import Fitted, Sink
-from .data.pairs import Grid, read_image, readable, stem_of
+from .data.pairs import Grid, read_image, stem_of
 from .data.volume import Volume, write_nifti
 from .plan import Plan
 from .segment_config import SegmentOptions
@@ -33,34 +33,13 @@ def read_source(source: str, fitted: Fitted, options: SegmentOptions) -> tuple[G
     path = Path(source)
     if source == SIMULATED:
         return simulated(options.simulated)[0], SIMULATED
-    if path.is_dir() or path.suffix.lower() in (".dcm", ".ima"):
-        grid, name = _from_dicom(path), path.stem
-    else:
-        grid, name = read_image(path, int(fitted["channels"])), stem_of(path)
+    grid, name = read_image(path, int(fitted["channels"])), stem_of(path)
     rank = len(fitted["plan"]["patch"])
     if len(grid.shape) != rank:
         raise BadInput(f"{source}: has {len(grid.shape)} axes, the model was trained on images with {rank}")
     if len(grid.image) != fitted["channels"]:
         raise BadInput(f"{source}: has {len(grid.image)} channels, the model was trained on {fitted['channels']}")
     return grid, name
-
-
-def is_series(folder: Path) -> bool:
-    """Whether a folder holds files of DICOM and none of another kind that is read here."""
-    from .data.dicom import looks
-
-    files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
-    return not any(readable(p) for p in files) and any(looks(p) for p in files)
-
-
-def _from_dicom(path: Path) -> Grid:
-    """A series of DICOM files as a volume."""
-    from .data.dicom import read_series
-    from .geometry import canonical
-
-    stored = read_series(path)
-    inside, turn = canonical(stored)
-    return Grid(inside.voxels[None], None, inside.spacing, stored, turn)
 
 
 def predict_file(model: Segmenter, fitted: Fitted, source: str, sink: Sink, options: SegmentOptions) -> dict[str, Any]:

@@ -17,9 +17,8 @@ from jaxtyping import Int32, Int64, Shaped
 
 from shared_backbones.errors import BadInput, unknown
 
-from ..public import sha256_of
 from ..task import Manifest, to_json_digest
-from .data.pairs import Case, Grid, find_cases, header_of, read_case
+from .data.pairs import Case, Grid, digest_of, find_cases, header_of, read_case
 from .duplicates import linked, perceptual_hash, telling
 from .segment_config import SegmentOptions
 from .segment_datasets import MASK_SETS
@@ -132,8 +131,8 @@ def open_cases(source: str, options: SegmentOptions) -> SegmentData:
             raise BadInput(f"{source}: no such file; did you mean the data set {' or '.join(map(repr, near))}?")
         cases = find_cases(Path(source))
     cases = _with_patients(cases, options.patient_pattern)
-    sums = [[c.name, sha256_of(c.image), sha256_of(c.mask) if c.mask else "", c.patient, c.fold] for c in cases]
-    sums += [[c.name, sha256_of(c.second)] for c in cases if c.second is not None]
+    sums = [[c.name, digest_of(c.image), digest_of(c.mask) if c.mask else "", c.patient, c.fold] for c in cases]
+    sums += [[c.name, digest_of(c.second)] for c in cases if c.second is not None]
     channels = _channels(cases)
     return _checked(
         cases,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,9 +15,13 @@ from jaxtyping import Int32, Shaped
 
 from shared_backbones.errors import BadInput
 
+from ...public import sha256_of
 from ..geometry import Turn, canonical
+from . import dicom
+from .dicom import read_series
+from .images import DICOMS
 from .itk import ITK_ENDINGS, is_itk, read_itk, read_itk_header
-from .volume import Header, Volume, is_nifti, missing_extra, read_header, read_nifti
+from .volume import Volume, is_nifti, missing_extra, read_header, read_nifti
 
 FLAT_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 FOLDERS = (("images", "masks"), ("image", "label"), ("images", "labels"), ("image", "mask"), ("imagesTr", "labelsTr"))
@@ -71,22 +76,49 @@ def stem_of(path: Path) -> str:
     return name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else path.stem
 
 
+def is_series(path: Path) -> bool:
+    """Whether this is a folder that holds files of DICOM and none of another kind that is read here."""
+    if not path.is_dir():
+        return False
+    files = [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")]
+    return not any(readable(p) for p in files) and any(dicom.looks(p) for p in files)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a name says that it holds DICOM: a file of many frames or a segmentation, or a folder of slices."""
+    return path.suffix.lower() in DICOMS or path.is_dir()
+
+
 def is_volume(path: Path) -> bool:
     """Whether a file's name says that it holds a volume with its place in space."""
-    return is_nifti(path) or is_itk(path)
+    return is_nifti(path) or is_itk(path) or is_dicom(path)
 
 
-def _header(path: Path) -> Header:
-    return read_header(path) if is_nifti(path) else read_itk_header(path)
+def _extents(path: Path) -> tuple[int, ...]:
+    """Of a volume, from headers."""
+    if is_dicom(path):
+        series = dicom.scan_series(path) if path.is_dir() else []
+        return (series[0].columns, series[0].rows, len(series[0].files)) if series else read_series(path).shape
+    return (read_header(path) if is_nifti(path) else read_itk_header(path)).shape
 
 
 def _volume(path: Path, labels: bool = False) -> Volume:
+    if is_dicom(path):
+        return read_series(path)
     return read_nifti(path, labels=labels) if is_nifti(path) else read_itk(path, labels=labels)
 
 
 def readable(path: Path) -> bool:
-    """Whether a file's name says that it is an image of a kind that is read here."""
-    return not path.name.startswith(".") and (is_volume(path) or path.suffix.lower() in FLAT_ENDINGS)
+    """Whether a file's name says that it is an image of a kind that is read here, not of DICOM."""
+    return not path.name.startswith(".") and (is_nifti(path) or is_itk(path) or path.suffix.lower() in FLAT_ENDINGS)
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of a file, or of the files of a folder."""
+    if path.is_file():
+        return sha256_of(path)
+    parts = [f"{p.name}:{sha256_of(p)}\n" for p in sorted(path.iterdir()) if p.is_file()]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def find_cases(source: Path) -> list[Case]:
@@ -111,7 +143,7 @@ def find_cases(source: Path) -> list[Case]:
 def _from_folders(images: Path, masks: Path) -> list[Case]:
     found = {}
     for folder in (images, masks):
-        files = sorted((p for p in folder.iterdir() if p.is_file() and readable(p)), key=lambda p: by_number(p.name))
+        files = sorted((p for p in folder.iterdir() if _is_case(p)), key=lambda p: by_number(p.name))
         if not files:
             raise BadInput(f"{folder}: is empty, or holds no .nii, .nii.gz, {', '.join((*ITK_ENDINGS, *FLAT_ENDINGS))}")
         found[folder] = {MASK_WORDS.sub("", stem_of(p)): p for p in files}
@@ -124,6 +156,13 @@ def _from_folders(images: Path, masks: Path) -> list[Case]:
                 f"{a}: {len(alone)} of its {len(found[a])} files have no {what} of that name in {b}, such as {alone[0]}"
             )
     return [Case(name, path, found[masks][name]) for name, path in found[images].items()]
+
+
+def _is_case(path: Path) -> bool:
+    """A file of a case, or a folder with the slices of one."""
+    if path.name.startswith("."):
+        return False
+    return (readable(path) or path.suffix.lower() in DICOMS) if path.is_file() else is_series(path)
 
 
 def _from_table(path: Path) -> list[Case]:
@@ -140,7 +179,7 @@ def _from_table(path: Path) -> list[Case]:
     for number, row in enumerate(rows, 2):
         files = [path.parent / (row[column] or "") for column in ("image", "mask")]
         for column, file_path in zip(("image", "mask"), files, strict=True):
-            if not row[column] or not file_path.is_file():
+            if not row[column] or not (file_path.is_file() or is_series(file_path)):
                 raise BadInput(f"{path}, line {number}: the {column} {row[column]!r} is not there")
         name = MASK_WORDS.sub("", stem_of(files[0]))
         second = path.parent / row["second"] if row.get("second") else None
@@ -160,7 +199,7 @@ def _from_table(path: Path) -> list[Case]:
 def header_of(path: Path) -> tuple[tuple[int, ...], int]:
     """(extents, channels) of an image before any voxel is read."""
     if is_volume(path):
-        return _header(path).shape, 1
+        return _extents(path), 1
     with _flat(path) as image:
         return (image.height, image.width), 3 if image.mode in ("RGB", "RGBA", "P", "CMYK", "YCbCr") else 1
 
@@ -207,6 +246,10 @@ def read_labels(path: Path) -> tuple[Int32[np.ndarray, "*axes"], Volume | None]:
     """Labels as they are stored (flat), or in canonical orientation with the volume that they came in."""
     if is_volume(path):
         stored = _volume(path, labels=True)
+        if stored.voxels.dtype != np.int32:  # slices of DICOM
+            if (stored.voxels != np.round(stored.voxels)).any():
+                raise BadInput(f"{path}: a label is a whole number, got {stored.voxels[stored.voxels % 1 != 0][0]:g}")
+            stored = replace(stored, voxels=stored.voxels.astype(np.int32))
         return canonical(stored)[0].voxels, stored
     x = _pixels(path)
     if x.ndim == 3:
@@ -225,8 +268,28 @@ def read_case(case: Case, channels: int) -> Grid:
     if case.mask is None:
         return grid
     labels, stored = read_labels(case.mask)
+    if stored is not None and grid.volume is not None and is_dicom(case.mask):
+        stored = embedded(stored, grid.volume)
+        labels = canonical(stored)[0].voxels
     _same_grid(case, grid.volume, stored, grid.shape, labels.shape)
     return Grid(grid.image, labels, grid.spacing, grid.volume, grid.turn)
+
+
+def embedded(mask: Volume, image: Volume) -> Volume:
+    """A mask that holds only some slices of its image, as segmentations of DICOM do, on the image's whole grid.
+
+    One that lies otherwise is given back as it is.
+    """
+    step = np.linalg.solve(image.affine, mask.affine)
+    start = np.round(step[:3, 3]).astype(int)
+    stop = start + mask.shape
+    apart = np.abs(step[:3] - np.column_stack([np.eye(3), start]))[:, :3].max() * max(mask.shape)
+    apart = max(float(apart), float(np.abs(step[:3, 3] - start).max())) * max(image.spacing)
+    if apart > GEOMETRY_MM or (start < 0).any() or (stop > image.shape).any() or mask.shape == image.shape:
+        return mask
+    voxels = np.zeros(image.shape, mask.voxels.dtype)
+    voxels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = mask.voxels
+    return Volume(voxels, image.affine, mask.where, mask.stored)
 
 
 def _same_grid(
