@@ -61,32 +61,46 @@ def case_dice(evidence: Evidence) -> Float[np.ndarray, "cases"]:
 def overlays(
     task: Segment, model: Segmenter, data: SegmentData, split: Split, fitted: Fitted, evidence: Evidence
 ) -> Figure:
-    """The worst, the middle and the best case; of volumes three planes through the middle of the errors."""
+    """The worst, the middle and the best case; of volumes three planes through the middle of the errors.
+
+    Where several views are averaged their deviation stands beside, of volumes in the axial plane.
+    """
     plan, dice = Plan.from_json(fitted["plan"]), case_dice(evidence)
     order = np.argsort(dice)
     chosen = [int(order[i]) for i in sorted({0, len(order) // 2, len(order) - 1})][:SHOWN]
-    columns = 6 if data.rank == 3 else 2
+    columns = (6 if data.rank == 3 else 2) + (task.config.views > 1)
     figure = Figure(figsize=((3.2, 2.4)[data.rank - 2] * columns, 3.3 * len(chosen)), layout="constrained")
     grid_of_axes = figure.subplots(len(chosen), columns, squeeze=False)
     for axes, i in zip(grid_of_axes, chosen, strict=True):
         row = split.parts["test"][i]
         grid = data.piece(row)
         assert grid.labels is not None
-        guess = segment(model, grid.image, grid.spacing, plan, blend_of(task.config)).labels.astype(np.int64)
+        answer = segment(model, grid.image, grid.spacing, plan, blend_of(task.config))
+        guess = answer.labels.astype(np.int64)
         name = data.cases[int(row[0])].name
         if data.rank == 2:
+            centre = None
             overlay(axes[0], grid.image[0], grid.labels, guess, 1.0)
             errors(axes[1], grid.image[0], grid.labels, guess, 1.0)
             axes[1].set_title("errors", fontsize="small")
         else:
-            planes(axes, grid.image[0], grid.labels, guess, grid.spacing)
+            centre = planes(axes, grid.image[0], grid.labels, guess, grid.spacing)
+        if answer.spread is not None:
+            spread = answer.spread if centre is None else np.flipud(answer.spread[..., centre].T)
+            aspect = 1.0 if centre is None else grid.spacing[1] / grid.spacing[0]
+            axes[-1].imshow(spread / 510, cmap="magma", vmin=0, vmax=0.5, aspect=aspect)
+            axes[-1].set(xticks=[], yticks=[])
+            axes[-1].set_title("deviation over views, 0 to 0.5", fontsize="small")
         axes[0].set_ylabel(f"{name}\nDice {dice[i]:.3f}", fontsize="small")
     grid_of_axes[0][0].set_title("truth green, found red", fontsize="small")
     return figure
 
 
-def planes(axes: Any, image: Any, truth: Any, guess: Any, spacing: Sequence[float]) -> None:
-    """Sagittal, coronal, axial through the voxel around which most errors lie: contours, then errors."""
+def planes(axes: Any, image: Any, truth: Any, guess: Any, spacing: Sequence[float]) -> int:
+    """Sagittal, coronal, axial through the voxel around which most errors lie: contours, then errors.
+
+    Returns which axial plane.
+    """
     wrong = (truth != guess) & (truth >= 0)
     at = np.argwhere(wrong if wrong.any() else truth >= 0)
     centre = np.median(at, 0).astype(int)
@@ -97,6 +111,7 @@ def planes(axes: Any, image: Any, truth: Any, guess: Any, spacing: Sequence[floa
         for ax, draw_on in ((axes[axis], overlay), (axes[3 + axis], errors)):
             draw_on(ax, view[0], view[1], view[2], spacing[cols] / spacing[rows])
         axes[axis].set_xlabel(f"{PLANES[axis]} {index}", fontsize="x-small")
+    return int(centre[2])
 
 
 def overlay(

@@ -327,7 +327,16 @@ def test_slices_of_thick_volumes_are_learned_one_by_one() -> None:
 
 @pytest.mark.parametrize(
     "preset",
-    ["medical_unet", "plain_unet", "residual_unet", "light_unet", "attention_unet", "light_m_unet", "para_trans_cnn"],
+    [
+        "medical_unet",
+        "plain_unet",
+        "residual_unet",
+        "light_unet",
+        "attention_unet",
+        "light_m_unet",
+        "para_trans_cnn",
+        "liver_hybrid",
+    ],
 )
 def test_presets_and_their_ablation_segment(preset: str) -> None:
     for sentence in (load_preset(preset), adjust(load_preset(preset), mixer="identity")):

@@ -16,7 +16,7 @@ from domains.medical.corruptions import CORRUPTIONS
 from domains.medical.plan import Plan
 from domains.medical.segment import Segment
 from domains.medical.segment_config import SegmentOptions
-from domains.medical.segment_figures import draw
+from domains.medical.segment_figures import draw, overlays
 from domains.medical.segment_model import Segmenter
 from domains.medical.segment_reliability import summary, voxel_calibration
 from domains.medical.segment_robustness import (
@@ -55,6 +55,17 @@ def fitted_of(options: dict[str, Any]) -> tuple[Segment, Any, Any, Any]:
     data = task.open("simulated")
     split = task.split(data)
     return task, data, split, task.fit(data, split)
+
+
+@pytest.mark.parametrize(("options", "columns"), [(FLAT, 3), (DEEP, 7)])
+def test_the_deviation_over_views_is_shown_beside_the_errors(options: dict[str, Any], columns: int) -> None:
+    task, data, split, fitted = fitted_of({**options, "views": 2})
+    model = task.build(fitted, adjust(load_preset("light_unet"), mixer="identity")).eval()
+    assert isinstance(model, Segmenter)
+    evidence = task.evidence(model, data, split, fitted, "test")
+    shown = overlays(task, model, data, split, fitted, evidence).axes[:columns]
+    assert shown[-1].get_title().startswith("deviation over views")
+    assert 0 < float(np.max(shown[-1].get_images()[0].get_array())) <= 0.5
 
 
 @pytest.mark.parametrize("options", [FLAT, DEEP, {**DEEP, "dimensions": 2}])
