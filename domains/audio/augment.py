@@ -75,6 +75,20 @@ def coloured(x: Float[Tensor, "B N F"], decibel: float) -> Float[Tensor, "B N F"
     return x + decibel * (torch.randn(b, 4, device=x.device) @ curves)[:, None]
 
 
+def warped(
+    x: Float[Tensor, "B N F"], centres: Float[Tensor, "F"], factors: Float[Tensor, "B"]
+) -> Float[Tensor, "B N F"]:
+    """Frames as vocal tracts of 1 / ``factors`` the length would sound: bands take what stood at lower or higher ones.
+
+    centres: of the bands (Hz), rising. Beyond the last band its own value stands.
+    """
+    wanted = (centres / factors[:, None]).clamp(centres[0], centres[-1])
+    low = (torch.searchsorted(centres, wanted, right=True) - 1).clamp(0, len(centres) - 2)
+    share = ((wanted - centres[low]) / (centres[low + 1] - centres[low]))[:, None]
+    at = low[:, None].expand_as(x)
+    return x.gather(2, at) * (1 - share) + x.gather(2, at + 1) * share
+
+
 def spec_augment(
     x: Float[Tensor, "B N F"], mask: Bool[Tensor, "B N"], options: AugmentOptions
 ) -> Float[Tensor, "B N F"]:

@@ -48,6 +48,9 @@ class AugmentOptions(BaseModel):
     tempo: float = Field(0.2, ge=0, lt=0.9, description="tempo alone, by the distance of frames, within 1 +- this")
     gain_db: float = Field(6.0, ge=0, description="level changes by +- this (dB)")
     noise_db: tuple[float, float] | None = Field((10.0, 40.0), description="signal over added noise (dB); null: none")
+    tract: float = Field(
+        0.0, ge=0, lt=0.5, description="formants move by up to exp(this), whatever the pitch: bands of log_mel or mel"
+    )
     colour_db: float = Field(0.0, ge=0, description="another microphone: smooth gains over the bands, deviation (dB)")
     room_s: float = Field(0.0, ge=0, description="longest reverberation time of a made room (s); 0: none")
     time_masks: int = Field(1, ge=0, description="SpecAugment: spans of frames set to the mean")

@@ -99,6 +99,12 @@ class FrontEnd(nn.Module):
         self.register_buffer("basis", basis, persistent=False)
 
     @property
+    def centres(self) -> Float[Tensor, "M"]:
+        """Where the mel bands stand (Hz)."""
+        hz = torch.arange(len(self.filters.mT), device=self.filters.device) * self.rate / self.fft
+        return (self.filters @ hz) / self.filters.sum(1)
+
+    @property
     def features(self) -> int:
         """F."""
         return self.options.coefficients if self.options.kind == "mfcc" else self.options.mels

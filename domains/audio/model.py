@@ -27,7 +27,7 @@ from shared_backbones.presets import Preset
 from shared_backbones.slicing import narrowed, sliced
 
 from ..task import Fitted
-from .augment import coloured, spec_augment
+from .augment import coloured, spec_augment, warped
 from .codes import CodesStem
 from .config import AudioOptions
 from .elastic import Narrow, checked
@@ -135,6 +135,7 @@ class AudioNet(nn.Module):
         self.augment, self.dropout = options.augment, net.dropout
         front = options.front_end
         scale = {"db": 1.0, "ln": math.log(10) / 10}[front.log]  # of one decibel in the unit of the frames
+        self.tract = 0.0 if front.kind == "mfcc" else options.augment.tract
         self.colours = options.augment.colour_db * scale if front.kind == "log_mel" else 0.0
         self.register_buffer("mean", torch.tensor(fitted["mean"]))
         self.register_buffer("std", torch.tensor(fitted["std"]))
@@ -183,6 +184,10 @@ class AudioNet(nn.Module):
             hop = max(1, round(self.front_end.hop * (1 + change * float(2 * torch.rand(()) - 1))))
         with torch.autocast(wave.device.type, enabled=False):  # powers of quiet sounds are below what bf16 tells apart
             x, mask = self.front_end(wave.float(), length, hop, heard)
+            if self.training and self.tract:
+                x = warped(
+                    x, self.front_end.centres, torch.exp(self.tract * (2 * torch.rand(len(x), device=x.device) - 1))
+                )
             if self.training and self.colours:
                 x = coloured(x, self.colours)
             x = (x - self.mean) / self.std
