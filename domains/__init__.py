@@ -27,6 +27,12 @@ def _impute() -> type[Any]:
     return Impute
 
 
+def _pretrain_series() -> type[Any]:
+    from .timeseries.pretrain import Pretrain
+
+    return Pretrain
+
+
 def _traffic() -> type[Any]:
     from .timeseries.traffic import Traffic
 
@@ -208,6 +214,7 @@ TASKS: dict[str, Callable[[], type[Any]]] = {  # by domain, the one to begin wit
     "timeseries/events": _events,
     "timeseries/impute": _impute,
     "timeseries/traffic": _traffic,
+    "timeseries/pretrain": _pretrain_series,
     "hyperspectral/classify": _classify_scene,
     "hyperspectral/unmix": _unmix,
     "hyperspectral/denoise": _denoise,

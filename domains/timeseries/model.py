@@ -21,6 +21,7 @@ from domains.task import Batch, Fitted
 from shared_backbones.errors import unknown
 from shared_backbones.presets import Preset
 
+from .components import freeze
 from .config import QUANTILES
 from .intervals import LEAST_SPREAD, Intervals
 from .residuals import RESIDUALS
@@ -42,6 +43,7 @@ class HeadOptions(BaseModel):
     cycle: bool = True  # a seasonal profile is taken out of the look-back and put back ahead
     calendar: bool = False  # the backbone's head sees hour, weekday, day of month and of year of the steps ahead
     dropout: float = Field(0.1, ge=0, lt=1)  # on the tokens before and after the backbone
+    freeze: bool = False  # the backbone keeps the values that train.start gave it; its norms and all else are trained
     tune_skip: bool = False  # train the skip map and the profile further, from their closed-form values
 
 
@@ -99,6 +101,8 @@ class Forecaster(nn.Module):
             static=self.static.shape[1], dropout=options.dropout, from_zero=options.skip != "none",
             **({"lattice": fitted.get("lattice")} if preset.stem == "tokens" else {}),
         )  # fmt: skip
+        if options.freeze:
+            freeze(self.residual)
 
     def adopt(self, there: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a training that starts from another run takes of it: the trained weights.

@@ -18,7 +18,9 @@ from shared_backbones.errors import BadRequest
 from shared_backbones.presets import Preset
 from shared_backbones.stems import PatchStem, VariateStem
 
+from .components import ComponentResidual
 from .dropping import QuickDropout, quick, unmasked
+from .segments import SegmentResidual
 from .sensors.lattice import LatticeResidual
 
 S = TypeVar("S", bound=nn.Module)
@@ -142,4 +144,5 @@ def _stem(kind: Callable[..., S], preset: Preset, first: int, dim: int) -> S:
 
 RESIDUALS: dict[str, Callable[..., nn.Module]] = {
     "variates": VariateResidual, "patches": PatchResidual, "tokens": LatticeResidual,
+    "segments": SegmentResidual, "components": ComponentResidual,
 }  # fmt: skip

@@ -41,6 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {  # the laws do not depend on size; the test
     "medical/signal": {"simulated": {"seconds": 60, "records": 3}, "window_s": 4, "split": {"gap_s": 1}},
     "timeseries/forecast": {"lookback": 24, "horizon": 12, "ets_origins": 1},
     "timeseries/impute": {"length": 96},
+    "timeseries/pretrain": {"lookback": 72, "horizon": 30, "scored": 40, "per_table": 200},
     "timeseries/traffic": {"lookback": 4, "horizon": 3, "split": {"protocol": "700/100/120 rows"}},
     "timeseries/events": {"simulated": {"people": 40, "events": 8}},
     "timeseries/detect": {"simulated": {"series": 4, "steps": 700}, "lookback": 16, "forest_trees": 10},
