@@ -28,7 +28,7 @@ from .frontend import FrontEnd
 from .items import ClipItems
 from .model import AudioClassifier
 from .source import open_clips
-from .splits import audit_split, make_split
+from .splits import audit_split, make_split, refuse_unheard
 from .spotting import SPOT_FACTS, check_keywords, columns, spot_scores
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ class Classify:
         return open_clips(source, self.config)
 
     def split(self, data: Clips) -> Split:
-        return make_split(data, self.config.split)
+        split = make_split(data, self.config.split)
+        refuse_unheard(data, split)
+        return split
 
     def audit(self, data: Clips, split: Split) -> list[Audit]:
         return audit_split(data, split)

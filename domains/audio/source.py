@@ -28,12 +28,25 @@ def found_entries(source: str, options: SourceOptions) -> tuple[list[Entry], str
     return entries_of(Path(source), options.name_pattern), "not stated"
 
 
+def refuse_empty_classes(folder: Path, entries: list[Entry]) -> None:
+    """Raises BadInput for a folder that stands for a class, as its neighbours do, and holds no recording."""
+    held = {parent for e in entries for parent in e.path.parents}
+    empty = sorted(d for d in folder.iterdir() if d.is_dir() and d not in held and not d.name.startswith("."))
+    if empty and any(d.is_dir() and d in held for d in folder.iterdir()):
+        raise BadInput(
+            f"{empty[0]}: the label {empty[0].name!r} has no example: no recording lies in this folder. Add some, or "
+            "remove the folder"
+        )
+
+
 def open_clips(source: str, options: SourceOptions, needs: str | None = "label") -> Clips:
     """Checked clips to train on, of which every one has what ``needs`` names, if anything. Raises BadInput."""
     if source == SIMULATED:
         read = [Read(*row) for row in simulated(options.simulated)]
         return clips_of(read, RATE, source, "simulated, free of rights")
     entries, licence = found_entries(source, options)
+    if needs == "label" and Path(source).is_dir():
+        refuse_empty_classes(Path(source), entries)
     missing = [e for e in entries if needs and not (e.label if needs == "label" else e.text)]
     if missing:
         raise BadInput(

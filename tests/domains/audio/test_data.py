@@ -333,3 +333,18 @@ def test_the_annotated_sentences_are_read(public_data: Path) -> None:
     assert not preflight(data.names, texts, [1 + len(w) // 320 for w in data.waves], alphabet)
     with pytest.raises(BadInput, match="no label, as 10 of 10 clips"):
         open_clips("speechbrain_samples", ClassifyOptions())
+
+
+def test_a_label_without_an_example_is_refused(folder: Path) -> None:
+    task = Classify(ClassifyOptions())
+    (folder / "none").mkdir()
+    with pytest.raises(BadInput, match="label 'none' has no example"):
+        task.open(str(folder))
+    (folder / "none").rmdir()
+    rows = [
+        f"{'low' if i < 4 else 'high'},{'train' if i < 4 else 'test'},tones/low/low_{'abc'[i % 3]}_{i}.wav"
+        for i in range(6)
+    ]
+    (folder.parent / "list.csv").write_text("label,split,path\n" + "\n".join(rows) + "\n")
+    with pytest.raises(BadInput, match=r"label 'high' has no training example .*test: 2 clips"):
+        task.split(task.open(str(folder.parent / "list.csv")))
