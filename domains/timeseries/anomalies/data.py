@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int64, Shaped
+from jaxtyping import Float, Int64, Shaped
 
 from shared_backbones.errors import BadInput
 
@@ -30,8 +30,10 @@ def parse_windows(raw: bytes, source: str) -> Windows:
         ) from None
 
 
-def parse_record(raw: bytes, name: str, source: str, options: DetectOptions, windows: Windows | None) -> Record:
-    """A series from a table. Raises BadInput."""
+def rows_of(
+    raw: bytes, source: str, options: DetectOptions
+) -> tuple[Shaped[np.ndarray, "T"], Float[np.ndarray, "T V"], tuple[str, ...], pd.DataFrame]:
+    """Stamps, values and names of the watched columns of a table, and the table. Raises BadInput."""
     frame = read_table(raw, source, ReadOptions(separator=options.separator))
     times = _times(frame, source, options)
     at = _time_column(frame, source, options)
@@ -44,6 +46,12 @@ def parse_record(raw: bytes, name: str, source: str, options: DetectOptions, win
     if not columns:
         raise BadInput(f"{source}: no numeric column to watch (there are: {', '.join(frame.columns[:20])})")
     values = np.column_stack([as_numbers(frame[c], source, options.missing_values) for c in columns])
+    return times, values, tuple(columns), frame
+
+
+def parse_record(raw: bytes, name: str, source: str, options: DetectOptions, windows: Windows | None) -> Record:
+    """A series from a table. Raises BadInput."""
+    times, values, columns, frame = rows_of(raw, source, options)
     dead = [c for c, seen in zip(columns, np.isfinite(values).any(0), strict=True) if not seen]
     if dead:
         raise BadInput(f"{source}: column {dead[0]!r} holds no observed value; leave it out with columns=")
@@ -57,7 +65,7 @@ def parse_record(raw: bytes, name: str, source: str, options: DetectOptions, win
         found = _by_stamp(windows[name], times, source) if name in windows else np.zeros((0, 2), np.int64)
     else:
         found = _by_column(frame, source, options.label)
-    return Record(name, times, values, tuple(columns), found, train, known)
+    return Record(name, times, values, columns, found, train, known)
 
 
 def _time_column(frame: pd.DataFrame, source: str, options: DetectOptions) -> str | None:

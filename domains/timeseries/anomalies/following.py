@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from domains.following import Lines
-from shared_backbones.errors import BadRequest
+from shared_backbones.errors import BadInput, BadRequest
 
 from .config import DetectOptions
-from .data import parse_record
+from .data import parse_record, rows_of
 from .judging import judged, views_of
 from .model import Watcher, errors_of
+from .records import Record
 
 
 class AlarmFollower:
@@ -31,30 +33,50 @@ class AlarmFollower:
         self.latency = f"none during the first {known} rows, which say what is usual; then a row as soon as it is whole"
         self.keep = known + 2 * options.lookback + options.smooth + 2
         self.head: bytes | None = None
-        self.first: list[bytes] = []
-        self.last: list[bytes] = []
+        self.waiting: list[bytes] = []  # rows of the probation, until it is whole
+        self.first: Record | None = None
+        self.errors = np.zeros((0, 0))  # of the probation's rows
+        self.last: Record | None = None  # rows behind it, as many as are needed
         self.seen, self.alarm = 0, -(2**62)
 
     def push(self, content: bytes) -> Iterator[dict[str, Any]]:
         new = self.lines.push(content)
         if self.head is None and new:
             self.head, *new = new
-        known, before = self.options.probation_most, self.seen
-        for line in new:
-            (self.first if self.seen < known else self.last).append(line)
-            self.seen += 1
-        fresh = self.seen - max(before, known)
-        if fresh > 0:
-            yield from self._judge(fresh)
-            self.last = self.last[-(self.keep - known) :]
+        missing = max(0, self.options.probation_most - self.seen)
+        self.waiting += new[:missing]
+        self.seen += len(new)
+        if self.first is None and len(self.waiting) == self.options.probation_most:
+            self._learn()
+        if new[missing:]:
+            yield from self._judge(new[missing:])
 
-    def _judge(self, fresh: int) -> Iterator[dict[str, Any]]:
-        c, known = self.options, self.options.probation_most
-        raw = (self.head or b"") + b"".join(self.first) + b"".join(self.last)
-        share = {"probation": (known + 0.5) / (known + len(self.last))}  # so that the first ``known`` rows are it
-        record = parse_record(raw, "followed", "the rows so far", c.model_copy(update=share | {"back": "keep"}), None)
-        views = views_of(record, errors_of(self.model, [record])[0], self.model.lookback)
-        (score,), _ = judged([views], [record], c.smooth, c.alarm_rate)
+    def _learn(self) -> None:
+        """What is usual, from the first rows; they are read once."""
+        known = self.options.probation_most
+        share = {"probation": (known + 0.5) / (known + 1), "back": "keep"}  # and one row more, which is judged
+        raw = (self.head or b"") + b"".join([*self.waiting, self.waiting[-1]])
+        record = parse_record(raw, "followed", "the rows so far", self.options.model_copy(update=share), None)
+        self.first = _rows(record, slice(0, record.known))
+        self.last = _rows(record, slice(record.known, record.known))
+        self.errors = errors_of(self.model, [self.first])[0]
+        self.options = self.options.model_copy(update={"columns": record.channels, "back": "keep"})
+        self.waiting = []
+
+    def _judge(self, lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
+        c, first, last, fresh = self.options, self.first, self.last, len(lines)
+        assert first is not None
+        assert last is not None
+        times, values, _, _ = rows_of((self.head or b"") + b"".join(lines), "the newest rows", c)
+        if last.times.dtype.kind != times.dtype.kind:
+            raise BadInput(f"the newest rows: time stamps such as {lines[0]!r} are of another kind than those before")
+        last = replace(last, times=np.concatenate([last.times, times]), values=np.concatenate([last.values, values]))
+        record = replace(
+            first, times=np.concatenate([first.times, last.times]), values=np.concatenate([first.values, last.values])
+        )
+        errors = errors_of(self.model, [record], "test")[0]
+        errors[: len(first)] = self.errors
+        (score,), _ = judged([views_of(record, errors, self.model.lookback)], [record], c.smooth, c.alarm_rate)
         level = float(self.model.threshold)
         for place in range(len(score) - fresh, len(score)):
             row = self.seen - len(score) + place
@@ -66,3 +88,8 @@ class AlarmFollower:
                 "row": row, "time": int(time) if np.issubdtype(record.times.dtype, np.integer) else str(time),
                 "score": round(float(score[place] / level), 6), "flagged": int(flagged), "alarm": int(alarm),
             }  # fmt: skip
+        self.last = _rows(last, slice(max(0, len(last) - (self.keep - c.probation_most)), None))
+
+
+def _rows(record: Record, rows: slice) -> Record:
+    return replace(record, times=record.times[rows], values=record.values[rows])

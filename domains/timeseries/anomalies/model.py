@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from domains.options import model_options
-from domains.task import Batch, Fitted
+from domains.task import Batch, Fitted, Part
 from shared_backbones.backbone import build_backbone
 from shared_backbones.errors import unknown
 from shared_backbones.heads import POOLS
@@ -135,9 +135,9 @@ def choose_gate(model: Watcher, val: LookBacks) -> None:
     model.train(was)
 
 
-def errors_of(model: Watcher, records: Sequence[Record]) -> list[Float[np.ndarray, "T V"]]:
-    """|next - told| of every step and channel, NaN where there is no look-back or no observation."""
-    items = look_backs(records, model.lookback)
+def errors_of(model: Watcher, records: Sequence[Record], part: Part | None = None) -> list[Float[np.ndarray, "T V"]]:
+    """|next - told| of every step (of a part) and channel, NaN where there is no look-back or no observation."""
+    items = look_backs(records, model.lookback, part)
     found = [np.full(r.values.shape, np.nan) for r in records]
     was = model.training
     model.eval()
