@@ -42,8 +42,24 @@ def _best_svm(x: Float[np.ndarray, "n b"], y: Any, val: Float[np.ndarray, "v b"]
     return best[1]
 
 
+class AngleMapper:
+    """The class whose mean spectrum is at the least angle: the spectral angle mapper (Kruse et al. 1993)."""
+
+    def __init__(self, x: Float[np.ndarray, "n b"], y: Any) -> None:
+        self.classes = np.unique(y)
+        self.means = _unit(np.stack([x[y == c].mean(0) for c in self.classes]))
+
+    def predict(self, x: Float[np.ndarray, "n b"]) -> Any:
+        return self.classes[(_unit(x) @ self.means.T).argmax(1)]
+
+
+def _unit(x: Float[np.ndarray, "n b"]) -> Float[np.ndarray, "n b"]:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
 def classical(data: SceneData, split: Split, bands: list[int]) -> dict[str, Evidence]:
-    """Evidence of SVM, random forest and one nearest neighbour on standardised spectra of the used bands."""
+    """Evidence of SVM, random forest and one nearest neighbour on standardised spectra of the used bands, and of the
+    spectral angle to each class's mean spectrum (as it was measured)."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.neighbors import KNeighborsClassifier
 
@@ -63,7 +79,8 @@ def classical(data: SceneData, split: Split, bands: list[int]) -> dict[str, Evid
         "random_forest": RandomForestClassifier(300, random_state=0, n_jobs=1).fit(x, y),
         "nearest_neighbour": KNeighborsClassifier(1).fit(x, y),
     }
-    tallies = {name: Tally(data.class_ids) for name in fitted}
+    angles = AngleMapper(raw, y)
+    tallies = {name: Tally(data.class_ids) for name in (*fitted, "spectral_angle")}
     test = split.parts["test"]
     for start in range(0, len(test), AT_ONCE):
         at = test[start : start + AT_ONCE]
@@ -76,6 +93,7 @@ def classical(data: SceneData, split: Split, bands: list[int]) -> dict[str, Evid
                 tallies[name].add(unit, truth, guess, sure, sure)
             else:
                 tallies[name].add(unit, truth, classifier.predict(found))
+        tallies["spectral_angle"].add(unit, truth, angles.predict(found * std + mean))
     return {name: tally.evidence() for name, tally in tallies.items()}
 
 

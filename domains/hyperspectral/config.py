@@ -46,7 +46,8 @@ class ClassifyOptions(TaskConfig):
     class_names: dict[int, str] = Field(default_factory=dict, description="names of class ids, for figures")
     variable: str | None = Field(None, description="the variable of a .mat scene")
     wavelengths: str | tuple[float, ...] | None = Field(
-        None, description="nm, where the file states none: one per band, or 'FIRST-LAST' for even spacing"
+        None,
+        description="nm, where the file states none: one per band, 'FIRST-LAST', or sentinel-2, landsat-8",
     )
     ranges_nm: tuple[tuple[float, float], ...] | None = Field(None, description="use only bands in these ranges")
     only: tuple[str | float, ...] | None = Field(None, description="use only these bands, by name or wavelength (nm)")

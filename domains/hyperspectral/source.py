@@ -25,6 +25,7 @@ from .data import (
     Scene,
     Seen,
     beside,
+    conditions,
     crs_name,
     members,
     mosaic,
@@ -312,6 +313,7 @@ def _facts(found: Found, labels: Labels, index: Any, class_ids: Any, names: tupl
         },
         "polygons": None if labels.polygons is None else int(labels.polygons.max()) + 1,
         "notes": [*found.notes],
+        **conditions(scene),
         **found.facts,
     }
 

@@ -17,7 +17,7 @@ from shared_backbones.errors import BadInput, unknown
 
 from ...task import Manifest
 from ..bands import Bands, difference
-from ..data import Labels, Member, Mosaic, Scene, beside, crs_name, members, mosaic, open_scene, read_labels
+from ..data import Labels, Member, Mosaic, Scene, beside, conditions, crs_name, members, mosaic, open_scene, read_labels
 from ..data.scene import Cube, Seen
 from ..source import SIMULATED, SceneData, content_of, digest_of, grouped, is_tiled, local_file
 from .config import ChangeOptions
@@ -250,6 +250,7 @@ def _data(
         "transform": None if scene.transform is None else list(scene.transform),
         "pixels": dict(zip(NAMES, counts, strict=True)),
         "notes": notes,
+        **conditions(scene),
     }
     licence = "own simulation" if source == SIMULATED else "not stated"
     return SceneData(scene, mask, None, (0, 1), NAMES, Manifest(source, digest, licence, facts))

@@ -18,6 +18,8 @@ from .folders import Member, members
 from .labels import Labels, read_labels
 from .luma import luma_of
 from .mosaic import Mosaic, mosaic
+from .multispectral import SENSORS, placed_by_sensor
+from .quality import conditions
 from .raster import CACHE_MB, RasterScene, crs_name, envi_data, gdal
 from .scene import ArrayScene, CorruptBlock, Cube, Scene, Seen
 from .writer import Output, RasterWriter, copy_cube, cube_writer, finish_envi
@@ -72,7 +74,8 @@ def open_scene(
     NetCDF; products of EnMAP, PRISMA and EMIT are known by what they hold.
 
     Bands are described by the file, else by a side-car ``<name>.json``, else by ``wavelengths``: nm, one per band, or
-    "400-2500" for evenly spaced ones. Raises BadInput for a missing, damaged or unsuitable file.
+    "400-2500" for evenly spaced ones, or a multispectral sensor ("sentinel-2"). Raises BadInput for a missing, damaged
+    or unsuitable file.
     """
     path = Path(path)
     if path.suffix.lower() == ".zarr" and path.is_dir():
@@ -124,7 +127,10 @@ def _placed(scene: Scene, extra: Mapping[str, Any], wavelengths: Sequence[float]
     """The scene with its bands as a side-car or the user completes them."""
     bands = described(scene.where, scene.bands, extra)
     if bands.wavelength_nm is None and wavelengths is not None:
-        bands = bands.placed(spread(wavelengths, len(bands)))
+        if isinstance(wavelengths, str) and wavelengths.lower() in SENSORS:
+            bands = placed_by_sensor(scene.where, bands, wavelengths)
+        else:
+            bands = bands.placed(spread(wavelengths, len(bands)))
     return scene if bands == scene.bands else Described(scene, bands)
 
 
@@ -135,7 +141,10 @@ def spread(wavelengths: Sequence[float] | str, count: int) -> list[float]:
         try:
             return [float(v) for v in np.linspace(float(first), float(last), count)]
         except ValueError as e:
-            raise BadInput(f"wavelengths: expected 'FIRST-LAST' in nm such as '400-2500', got {wavelengths!r}") from e
+            raise BadInput(
+                f"wavelengths: expected 'FIRST-LAST' in nm such as '400-2500', or a sensor "
+                f"({', '.join(SENSORS)}), got {wavelengths!r}"
+            ) from e
     if len(wavelengths) != count:
         raise BadInput(f"wavelengths: {len(wavelengths)} values for {count} bands")
     return [float(w) for w in wavelengths]
@@ -154,6 +163,7 @@ __all__ = [
     "RasterWriter",
     "Scene",
     "beside",
+    "conditions",
     "copy_cube",
     "crs_name",
     "cube_writer",

@@ -57,6 +57,8 @@ class Detect:
 
     def open(self, source: str) -> CleanData:
         data = load(source, self.config)
+        if data.collection is not None:
+            raise BadInput(f"{source}: several scenes; a detector is trained on one. Name its file")
         if data.scene.bands.wavelength_nm is None:
             raise BadInput(
                 f"{data.scene.where}: states no wavelengths, and the models here place every band in the spectrum; "
@@ -76,7 +78,9 @@ class Detect:
     def fit(self, data: CleanData, split: Split) -> Fitted:
         """Used bands, their statistics over training pixels, and the target on them."""
         c, bands = self.config, data.scene.bands
-        x, seen = spectra(data.plain, pixels_of(self._blocks._part(data, split, "train"), data.plain.index.shape))
+        x, seen = spectra(
+            data.plain, pixels_of(self._blocks.blocks_of_part(data, split, "train"), data.plain.index.shape)
+        )
         used = in_ranges(bands, c.ranges_nm) & picked(bands, c.only) & seen.any(0)
         if c.drop_bad:
             used &= np.array(bands.good)
@@ -112,7 +116,7 @@ class Detect:
         return Detector(fitted["nm"], fitted["mean"], fitted["std"], preset, self.config.near)
 
     def _spectra(self, data: CleanData, split: Split, fitted: Fitted) -> Float[np.ndarray, "n b"]:
-        at = pixels_of(self._blocks._part(data, split, "train"), data.plain.index.shape)
+        at = pixels_of(self._blocks.blocks_of_part(data, split, "train"), data.plain.index.shape)
         values, seen = spectra(data.plain, at[:: max(1, -(-len(at) // MOST))])
         used = fitted["used"]
         whole = seen[:, used].all(1)
@@ -249,7 +253,7 @@ class Implants:
         return a, b, w
 
     def _block(self, i: int) -> tuple[Any, Any]:
-        values, seen = self.data.plain.read(*self.task._blocks._part(self.data, self.split, self.part)[i])
+        values, seen = self.data.plain.read(*self.task._blocks.blocks_of_part(self.data, self.split, self.part)[i])
         return values[self.fitted["used"]], seen[self.fitted["used"]]
 
     def pair(self, i: int, draw: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -267,7 +271,7 @@ class Implants:
         return self._made(np.ascontiguousarray(cube), seen, np.random.default_rng(seed))
 
     def batch(self, indices: Any) -> Batch:
-        blocks = self.task._blocks._part(self.data, self.split, self.part)
+        blocks = self.task._blocks.blocks_of_part(self.data, self.split, self.part)
         side = max(s.stop - s.start for b in blocks for s in b)
         stacks: dict[str, list[Tensor]] = {"cube": [], "seen": [], "where": []}
         for index in indices:

@@ -12,7 +12,7 @@ from shared_backbones.errors import BadInput
 
 from ...public import sha256_of
 from ...task import Manifest, Split
-from ..data import Scene, crs_name
+from ..data import Scene, conditions, crs_name
 from ..datasets import SAMSON, SCENES
 from ..source import SIMULATED, SceneData, content_of, find, is_tiled, load
 from ..splits import distance_to, make_split
@@ -72,6 +72,7 @@ def _manifest(source: str, scene: Scene, digest: str, licence: str) -> Manifest:
         "unit": scene.bands.unit or "not stated",
         "crs": crs_name(scene.crs),
         "nodata": scene.nodata,
+        **conditions(scene),
     }
     return Manifest(source, digest, licence, facts)
 

@@ -16,10 +16,15 @@ class RestoreOptions(TaskConfig):
 
     variable: str | None = Field(None, description="the variable of a .mat scene")
     wavelengths: str | tuple[float, ...] | None = Field(
-        None, description="nm, where the file states none: one per band, or 'FIRST-LAST' for even spacing"
+        None,
+        description="nm, where the file states none: one per band, 'FIRST-LAST', or sentinel-2, landsat-8",
     )
     ranges_nm: tuple[tuple[float, float], ...] | None = Field(None, description="use only bands in these ranges")
     only: tuple[str | float, ...] | None = Field(None, description="use only these bands, by name or wavelength (nm)")
+    other_bands: Literal["refuse", "resample"] = Field(
+        "refuse",
+        description="a scene on other bands than the model's: refuse it, or resample it onto those",
+    )
     drop_bad: bool = Field(True, description="leave out the bands that the file flags as bad")
     luma: bool = Field(False, description="of grey or colour images: restore their luma (16 to 235), not each colour")
     block: int = Field(24, ge=8, description="about the side of a block in pixels; blocks are dealt out whole")

@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from shared_backbones.errors import BadInput, BadRequest
+from shared_backbones.errors import BadRequest
 
 from ...journal import Windows, stream_kept
 from ...task import Fitted, Sink
 from ...tiling import Slices, Tile
-from ..bands import Bands, difference
+from ..bands import Bands
 from ..data import CorruptBlock, Scene, crs_name, cube_writer, finish_envi
+from ..matching import matched_scene
 from ..reach import measured_reach
 from .degrade import finer
 from .model import RADII, Restorer
@@ -87,9 +88,8 @@ def restore_scene(task: Restore, model: Restorer, fitted: Fitted, source: str, s
     BadInput for a scene on other bands, wavelengths or units than the model's.
     """
     scene, scale, options = scene_of(source, task.config, bool(fitted.get("luma"))), task.multiple, task.config
-    other = difference(Bands.from_json(fitted["bands"]), scene.bands)
-    if other is not None:
-        raise BadInput(f"{scene.where}: {other}; restore a scene of the same sensor")
+    trained = Bands.from_json(fitted["bands"])
+    scene, note = matched_scene(scene, trained, fitted["used"], options.other_bands, "restore")
     used, scaled = fitted["used"], Scaled(fitted["low"], fitted["high"])
     own = scene.bands.select(used)
     out = Fine(scene, replace(own, scale=(1.0,) * len(used), offset=(0.0,) * len(used)), scale)
@@ -142,6 +142,7 @@ def restore_scene(task: Restore, model: Restorer, fitted: Fitted, source: str, s
         "crs": crs_name(scene.crs),
         "windows": "blended" if blended else f"exact, halo {reach}",
         "corrupt_windows": corrupt,
+        "notes": [note] if note else [],
     }
 
 

@@ -16,7 +16,7 @@ from shared_backbones.errors import BadInput, unknown
 
 from ...public import locate, sha256_of
 from ...task import Manifest
-from ..data import Scene, crs_name, open_scene
+from ..data import Scene, conditions, crs_name, open_scene
 from ..datasets import SALINAS_A, SAMSON, SET5
 from ..source import SIMULATED, SceneData, content_of, is_tiled, local_file
 from ..unmixing.simulate import simulate_mixture
@@ -64,6 +64,7 @@ def load(source: str, options: RestoreOptions) -> CleanData:
         "bands": len(scene.bands),
         "unit": scene.bands.unit or "not stated",
         "crs": crs_name(scene.crs),
+        **conditions(scene),
         **facts,
     }
     manifest = Manifest(source, digest, licence, facts)

@@ -7,7 +7,6 @@ block always in the same way. A block is restored from its own pixels alone, so 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -28,6 +27,7 @@ from .config import DenoiseOptions, RestoreOptions, SuperresOptions
 from .degrade import coarse_and_back, eight_bit, noisy
 from .linear import start_linear
 from .model import Restorer
+from .pairs import Pairs
 from .scoring import METRIC_FACTS, evidence_of, row, scores
 from .source import Block, CleanData, Scaled, blocks_of, load, pixels_of, shifted, trimmed
 
@@ -134,13 +134,14 @@ class Restore:
         """What is put on the clean scene, in words."""
         raise NotImplementedError
 
-    def _part(self, data: CleanData, split: Split, part: Part) -> list[Block]:
+    def blocks_of_part(self, data: CleanData, split: Split, part: Part) -> list[Block]:
+        """The blocks of a part, in order."""
         blocks = self._blocks(data)
         return [blocks[int(i)] for i in split.parts[part]]
 
     def audit(self, data: CleanData, split: Split) -> list[Audit]:
         shape = data.plain.index.shape
-        train, test = (set(pixels_of(self._part(data, split, p), shape).tolist()) for p in ("train", "test"))
+        train, test = (set(pixels_of(self.blocks_of_part(data, split, p), shape).tolist()) for p in ("train", "test"))
         share = len(train & test) / len(test)
         said = "share of test pixels that lie in a training block; a block is restored from its own pixels alone"
         found = [Audit("pixels in both parts", share, share == 0.0, said)]
@@ -149,17 +150,17 @@ class Restore:
         whole, size = data.collection.whole, shape[1]
         return found + ground_audits(
             whole,
-            {p: tiles_at(whole, [b[0].start * size for b in self._part(data, split, p)]) for p in PARTS},
+            {p: tiles_at(whole, [b[0].start * size for b in self.blocks_of_part(data, split, p)]) for p in PARTS},
             self.config.patch_radius,
         )
 
     def poison(self, data: CleanData, split: Split) -> CleanData:
-        return data.poisoned(pixels_of(self._part(data, split, "test"), data.plain.index.shape))
+        return data.poisoned(pixels_of(self.blocks_of_part(data, split, "test"), data.plain.index.shape))
 
     def fit(self, data: CleanData, split: Split) -> Fitted:
         """Used bands, the range of values, and the principal spectra of the training part."""
         c, bands = self.config, data.scene.bands
-        at = pixels_of(self._part(data, split, "train"), data.plain.index.shape)
+        at = pixels_of(self.blocks_of_part(data, split, "train"), data.plain.index.shape)
         x, seen = spectra(data.plain, at)
         used = in_ranges(bands, c.ranges_nm) & picked(bands, c.only)
         if c.drop_bad:
@@ -332,69 +333,6 @@ class Superres(Restore):
 
     def methods(self, val: list[tuple[Cube, Cube]]) -> dict[str, Callable[[Cube], Cube]]:
         return {"bicubic": lambda y: y, "bicubic_low_rank": chosen(low_rank, RANKS, val)}
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Blocks of a part, spoilt and clean, padded to one size.
-
-    A batch: "given" and "clean" (B, b, S, S) scaled to 0..1, "seen" (B, b, S, S), False beyond a block. A training
-    part has each block ``crops`` times, turned, flipped, brightened and spoilt by torch's random state.
-    """
-
-    task: Restore
-    data: CleanData
-    split: Split
-    fitted: Fitted
-    part: Part
-
-    @property
-    def blocks(self) -> list[Block]:
-        return self.task._part(self.data, self.split, self.part)
-
-    def __len__(self) -> int:
-        return len(self.split.parts[self.part]) * (self.task.config.crops if self.part == "train" else 1)
-
-    def _clean(self, i: int) -> tuple[Cube, Any]:
-        values, seen = self.data.plain.read(*self.blocks[i])
-        used, scale = self.fitted["used"], Scaled(self.fitted["low"], self.fitted["high"])
-        seen = seen[used]
-        return np.where(seen, scale.put(values[used]), np.float32(0)).astype(np.float32), seen
-
-    def pair(self, i: int, draw: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """(given, clean, seen) of block i as batches of one, spoilt by a random state of its own."""
-        clean, seen = self._clean(i)
-        rng = np.random.default_rng([draw, int(self.split.parts[self.part][i]), self.task.config.draw])
-        given = np.where(seen, self.task.spoil(clean, rng, self.data.images), 0.0).astype(np.float32)
-        found = (torch.from_numpy(given), torch.from_numpy(clean), torch.from_numpy(np.ascontiguousarray(seen)))
-        return found[0][None], found[1][None], found[2][None]
-
-    def _fresh(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        clean, seen = self._clean(i)
-        turns, flip, seed = (int(torch.randint(0, n, ())) for n in (4, 2, 2**31 - 1))
-        clean, seen = (np.rot90(v, turns, (1, 2)) for v in (clean, seen))
-        if flip:
-            clean, seen = clean[:, :, ::-1], seen[:, :, ::-1]
-        light = max(0.1, 1 + self.task.config.light * float(torch.randn(())))
-        clean = np.ascontiguousarray(clean * np.float32(light))
-        given = np.where(seen, self.task.spoil(clean, np.random.default_rng(seed), self.data.images), 0.0).astype(
-            np.float32
-        )
-        return torch.from_numpy(given), torch.from_numpy(clean), torch.from_numpy(np.ascontiguousarray(seen))
-
-    def batch(self, indices: Any) -> Batch:
-        blocks, count = self.blocks, len(self.split.parts[self.part])
-        side = max(s.stop - s.start for b in blocks for s in b)
-        names = ("given", "clean", "seen")
-        stacks: dict[str, list[Tensor]] = {n: [] for n in names}
-        for index in indices:
-            i = int(index) % count
-            three = self._fresh(i) if self.part == "train" else tuple(t[0] for t in self.pair(i))
-            for name, t in zip(names, three, strict=True):
-                whole = torch.zeros(t.shape[0], side, side, dtype=t.dtype)
-                whole[:, : t.shape[1], : t.shape[2]] = t
-                stacks[name].append(whole)
-        return {n: torch.stack(s) for n, s in stacks.items()}
 
 
 def _varies(x: Any, seen: Any) -> Any:

@@ -28,10 +28,15 @@ class UnmixOptions(TaskConfig):
     truth_endmembers: str | None = Field(None, description="their spectra: a .sli or .csv library in the same order")
     variable: str | None = Field(None, description="the variable of a .mat scene")
     wavelengths: str | tuple[float, ...] | None = Field(
-        None, description="nm, where the file states none: one per band, or 'FIRST-LAST' for even spacing"
+        None,
+        description="nm, where the file states none: one per band, 'FIRST-LAST', or sentinel-2, landsat-8",
     )
     ranges_nm: tuple[tuple[float, float], ...] | None = Field(None, description="use only bands in these ranges")
     only: tuple[str | float, ...] | None = Field(None, description="use only these bands, by name or wavelength (nm)")
+    other_bands: Literal["refuse", "resample"] = Field(
+        "refuse",
+        description="a scene on other bands than the model's: refuse it, or resample it onto those",
+    )
     drop_bad: bool = Field(True, description="leave out the bands that the file flags as bad")
     patch_radius: int = Field(5, ge=0, description="how far (pixels) a correction may look; the model is held to it")
     volume: float = Field(1e-3, ge=0, description="weight of the endmembers' volume in the loss")

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared_backbones.errors import BadInput
-
 from ...task import Fitted, Sink
 from ...tiling import Slices
-from ..bands import Bands, difference
+from ..bands import Bands
 from ..data import RasterWriter, crs_name
+from ..matching import matched_scene
 from ..windows import same_unit, stream_scene
 from .config import UnmixOptions
 from .model import Unmixer
@@ -29,9 +28,8 @@ def map_abundances(model: Unmixer, fitted: Fitted, source: str, sink: Sink, opti
     Raises BadInput for a scene on other bands, wavelengths or units than the model's.
     """
     scene = load(source, options.model_copy(update={"truth": None})).scene
-    other = difference(Bands.from_json(fitted["bands"]), scene.bands)
-    if other is not None:
-        raise BadInput(f"{scene.where}: {other}; unmix a scene of the same sensor")
+    trained = Bands.from_json(fitted["bands"])
+    scene, note = matched_scene(scene, trained, fitted["used"], options.other_bands, "unmix")
     same_unit(fitted, scene, fitted["used"])
     model.eval()
     device = model.peak.device
@@ -77,6 +75,7 @@ def map_abundances(model: Unmixer, fitted: Fitted, source: str, sink: Sink, opti
         "crs": crs_name(scene.crs),
         "halo": model.reach,
         "corrupt_windows": corrupt,
+        "notes": [note] if note else [],
     }
 
 

@@ -15,7 +15,7 @@ from shared_backbones.errors import BadInput, BadRequest, unknown
 from ...public import locate, sha256_of
 from ...task import Manifest
 from ..bands import plain_bands
-from ..data import ArrayScene, Scene, crs_name, open_scene
+from ..data import ArrayScene, Scene, conditions, crs_name, open_scene
 from ..data.arrays import load_mat
 from ..data.library import read_library
 from ..datasets import SAMSON, samson_wavelengths
@@ -90,6 +90,7 @@ def load(source: str, options: UnmixOptions) -> UnmixData:
         "unit": scene.bands.unit or "not stated",
         "crs": crs_name(scene.crs),
         "materials": None if found.truth is None else list(found.truth.names),
+        **conditions(scene),
         **dict(found.facts),
     }
     manifest = Manifest(source, found.digest, found.licence, facts)

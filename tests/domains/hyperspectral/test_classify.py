@@ -325,7 +325,7 @@ def test_discriminants_agree_with_sklearn() -> None:
 def test_baselines_are_scored_on_the_same_pixels(small: Ready) -> None:
     evidence = small.task.evidence(small.model, small.data, small.split, small.fitted, "test")
     found = classical(small.data, small.split, small.fitted["used"])
-    assert set(found) == {"svm_rbf", "random_forest", "nearest_neighbour"}
+    assert set(found) == {"svm_rbf", "random_forest", "nearest_neighbour", "spectral_angle"}
     for rival in found.values():
         np.testing.assert_array_equal(rival.unit, evidence.unit)
         np.testing.assert_array_equal(rival.columns["confusion"].sum(2), evidence.columns["confusion"].sum(2))

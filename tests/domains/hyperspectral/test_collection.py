@@ -82,7 +82,7 @@ def test_scenes_are_dealt_whole_and_as_their_table_says(tmp_path: Path) -> None:
         copy_cube(scene, tmp_path / f"{name}.tif", "float32")
     task = Denoise(DenoiseOptions(block=10, components=4))
     data, split, fitted = opened(task, tmp_path)
-    of = {p: {b[0].start // 21 for b in task._part(data, split, p)} for p in PARTS}
+    of = {p: {b[0].start // 21 for b in task.blocks_of_part(data, split, p)} for p in PARTS}
     assert sorted(map(len, of.values())) == [1, 1, 2]
     assert {n for s in of.values() for n in s} == {0, 1, 2, 3}
     assert len(task.items(data, split, fitted, "test").blocks) == 4
