@@ -22,6 +22,7 @@ from domains.task import MetricFact
 from .charts import Bar, dots, lines
 from .findings import Run, Score, better
 from .store import write_text
+from .tables import shown_tables
 from .train import STAGING
 from .wording import duration, plain, short, words
 
@@ -274,6 +275,7 @@ def view(run: Run) -> dict[str, Any]:
         "baselines": bool(run.baselines),
         "test_size": (run.metrics.get("split") or {}).get("sizes", {}).get("test"),
         "figures": _figures(run),
+        "detail": shown_tables(run.folder),
         "split": _split(run),
         "audits": run.metrics.get("audits") or [],
         "data": data_card(run),

@@ -62,6 +62,8 @@ class ForecastConfig(TableConfig):
     future_covariates: tuple[str, ...] = ()  # known ahead too
     static_covariates: tuple[str, ...] = ()  # one number per series, long frames only
 
+    groups: tuple[str, ...] = ()  # long frames: columns whose labels group the series; sums are scored too
+
     few: Literal["refuse", "drop"] = "refuse"  # series without two different values in the training part
 
     ets_origins: int = Field(8, ge=0)  # test windows that AutoETS and AutoTheta are fitted for; 0: leave them out
@@ -73,4 +75,5 @@ class ForecastConfig(TableConfig):
             past=self.past_covariates,
             future=self.future_covariates,
             static=self.static_covariates,
+            groups=self.groups,
         )

@@ -42,6 +42,7 @@ class Panel:
     covariates: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # role -> names
     protocol: str = "70/10/20"
     reading: ReadOptions = field(default_factory=ReadOptions)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # column -> the label of each series
     lead: int = 0  # steps put before the first one, without a value, for look-backs to reach into
 
     @property
@@ -70,6 +71,7 @@ class Panel:
         return replace(
             self, names=tuple(n for n, k in zip(self.names, keep, strict=True) if k), values=self.values[:, keep],
             mask=self.mask[:, keep], past=pick(self.past), future=pick(self.future), static=self.static[keep],
+            groups={c: tuple(x for x, k in zip(of, keep, strict=True) if k) for c, of in self.groups.items()},
         )  # fmt: skip
 
 
@@ -197,6 +199,8 @@ def _matrix(frame: pd.DataFrame, names: tuple[str, ...], source: str, role: str,
 
 def _from_wide(frame: pd.DataFrame, source: str, options: ReadOptions) -> Panel:
     time, roles = _time_column(frame, source, options), _roles(options)
+    if options.groups:
+        raise BadInput(f"{source}: groups need a long frame (unique_id, ds, y, {', '.join(options.groups)}); got wide")
     if roles["static"]:
         raise BadInput(f"{source}: static covariates need a long frame (unique_id, ds, y); got a wide table")
     taken = {time, *roles["past"], *roles["future"]}
@@ -246,8 +250,27 @@ def _from_long(frame: pd.DataFrame, source: str, options: ReadOptions) -> Panel:
     static = _static(_matrix(frame, roles["static"], source, "static covariate", options), series, names, roles, source)
     return Panel(
         Manifest(source, ""), tuple(map(str, names)), times, freq, values, ~np.isnan(values), spread["past"],
-        spread["future"], static, roles,
+        spread["future"], static, roles, groups=_groups(frame, series, names, source, options),
     )  # fmt: skip
+
+
+def _groups(
+    frame: pd.DataFrame, series: np.ndarray, names: np.ndarray, source: str, options: ReadOptions
+) -> dict[str, tuple[str, ...]]:
+    """Of each grouping column, the label of every series; raises BadInput where one is missing or changes."""
+    found = {}
+    for column in options.groups:
+        cells = frame[need(frame, column, source, "grouping column")]
+        labels = np.full(len(names), "", dtype=object)
+        labels[series] = cells.astype(str)
+        bad = np.flatnonzero(cells.isna().to_numpy() | (cells.astype(str).to_numpy() != labels[series]))
+        if len(bad):
+            raise BadInput(
+                f"{source}, row {int(frame.index[bad[0]]) + 2}: grouping column {column!r} is empty or changes within "
+                f"series {str(names[series[bad[0]]])!r}; give one label per series"
+            )
+        found[column] = tuple(map(str, labels))
+    return found
 
 
 def _static(

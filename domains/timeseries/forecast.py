@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+LATER: tuple[Part, ...] = ("val", "test")
+
+
 class Forecast:
     """Forecasts of every series of a table, ``horizon`` steps ahead from ``lookback`` steps. See domains.task.Task."""
 
@@ -135,6 +138,16 @@ class Forecast:
     def details(self, evidence: Evidence, fitted: Fitted) -> list[dict[str, Any]]:
         """Scores per series, z-scored and in original units: a table for the report."""
         return by_series(evidence, fitted)
+
+    def tables(
+        self, model: nn.Module, data: Panel, split: Split, fitted: Fitted, scored: Mapping[str, Evidence]
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Title -> rows: scores of the test part in original units, per series, per step ahead, and of groups."""
+        from .hierarchy import tables
+
+        assert isinstance(model, Forecaster)
+        parts = {part: self._windows(data, split, part) for part in LATER}
+        return tables(forecasts_of(model), intervals_of(model), data, fitted, parts, split.parts["train"])
 
     def figures(
         self, model: nn.Module, data: Panel, split: Split, fitted: Fitted, scored: Mapping[str, Evidence]

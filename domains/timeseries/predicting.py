@@ -142,7 +142,7 @@ def tidy(model: Forecaster, fitted: Fitted, panel: Panel, end: int, offsets: Ten
 def _reading(fitted: Fitted) -> ReadOptions:
     """How the training file was read; JSON has lists where the options have tuples."""
     plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fitted["reading"].items()}
-    return ReadOptions(**plain)
+    return replace(ReadOptions(**plain), groups=())  # they serve scores alone
 
 
 def check_span(panel: Panel, fitted: Fitted, end: int, each: bool = True) -> None:

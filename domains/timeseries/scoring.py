@@ -34,6 +34,9 @@ FACTS: dict[str, MetricFact] = {
     "pinball": MetricFact("z-scored", "lower", "mean pinball loss of the quantiles 2.5, 10, 50, 90 and 97.5 %"),
     "coverage_80": MetricFact("%", "target", "share of values inside the 80 % interval", target=80.0),
     "coverage_95": MetricFact("%", "target", "share of values inside the 95 % interval", target=95.0),
+    "crps": MetricFact("z-scored", "lower", "continuous ranked probability score by five quantiles: twice pinball"),
+    "winkler_80": MetricFact("z-scored", "lower", "width of the 80 % interval, and 10 times what lies outside of it"),
+    "winkler_95": MetricFact("z-scored", "lower", "width of the 95 % interval, and 40 times what lies outside of it"),
 }
 
 
@@ -64,15 +67,7 @@ def score(forecast: Forecast, intervals: Intervals, source: Windows, fitted: Fit
     unit = units(source.origins, source.lookback, source.horizon)
     names, where = np.unique(unit, return_inverse=True)
     sums: dict[str, np.ndarray] = {}
-    tracker, first = _tracker(intervals, source), int(source.origins[0]) if len(source) else 0
-    if tracker is not None:
-        before = np.arange(max(source.lookback, first - source.horizon), first)
-        for _ in _tracked(tracker, forecast, intervals, replace(source, origins=before), fitted, first):
-            pass
-        chunks = _tracked(tracker, forecast, intervals, source, fitted, first)
-    else:
-        chunks = _fixed(forecast, intervals, source, fitted)
-    for places, batch, point, offsets in chunks:
+    for places, batch, point, offsets in answers(forecast, intervals, source, fitted):
         for name, value in _window_sums(point, offsets, batch, fitted).items():
             total = sums.setdefault(name, np.zeros((len(names), *value.shape[1:])))
             np.add.at(total, where[places], value)
@@ -80,6 +75,18 @@ def score(forecast: Forecast, intervals: Intervals, source: Windows, fitted: Fit
 
 
 _Chunks = Iterator[tuple[np.ndarray, Batch, Float[np.ndarray, "B H V"], Float[np.ndarray, "Q B H V"]]]
+
+
+def answers(forecast: Forecast, intervals: Intervals, source: Windows, fitted: Fitted) -> _Chunks:
+    """(places, batch, point forecasts, offsets of their intervals) of all windows, a chunk at a time; z-scored."""
+    tracker = _tracker(intervals, source)
+    if tracker is None:
+        return _fixed(forecast, intervals, source, fitted)
+    first = int(source.origins[0])
+    before = np.arange(max(source.lookback, first - source.horizon), first)
+    for _ in _tracked(tracker, forecast, intervals, replace(source, origins=before), fitted, first):
+        pass
+    return _tracked(tracker, forecast, intervals, source, fitted, first)
 
 
 def _fixed(forecast: Forecast, intervals: Intervals, source: Windows, fitted: Fitted) -> _Chunks:
@@ -209,8 +216,18 @@ def _window_sums(
     for level, (low, high) in LEVELS.items():
         inside = known & (y >= point + offsets[low]) & (y <= point + offsets[high])
         out[f"in_{level}"] = inside.sum(1)
+        out[f"winkler_{level}"] = np.where(known, winkler(y - point, offsets[low], offsets[high], level), 0.0).sum(1)
         out[f"step_in_{level}"] = inside.sum(2)
     return {name: value.astype(np.float64) for name, value in out.items()}
+
+
+def winkler(
+    error: Float[np.ndarray, "B H V"], low: Float[np.ndarray, "B H V"], high: Float[np.ndarray, "B H V"], level: int
+) -> Float[np.ndarray, "B H V"]:
+    """Interval score of "A Decision-Theoretic Approach to Interval Estimation" (Winkler 1972): the width, and
+    2 / (1 - level) times the distance of what lies outside; all about the point forecast."""
+    outside = np.maximum(low - error, 0) + np.maximum(error - high, 0)
+    return np.asarray(high - low + 2 / (1 - level / 100) * outside)
 
 
 def metrics(evidence: Evidence) -> dict[str, float]:
@@ -228,6 +245,8 @@ def metrics(evidence: Evidence) -> dict[str, float]:
         "wape": wape,
         "pinball": float(total["pinball"].sum() / count),
         **{f"coverage_{level}": float(100 * total[f"in_{level}"].sum() / count) for level in LEVELS},
+        "crps": float(2 * total["pinball"].sum() / count),
+        **{f"winkler_{level}": float(total[f"winkler_{level}"].sum() / count) for level in LEVELS},
     }
 
 

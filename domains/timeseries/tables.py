@@ -37,6 +37,7 @@ class ReadOptions:
     past: tuple[str, ...] = ()
     future: tuple[str, ...] = ()
     static: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
 
 def nearest(got: str, allowed: Iterable[str]) -> str:

@@ -23,6 +23,8 @@ from ..features import keep_reference, reference_items
 from ..ingest import ingest
 from ..runs import Trained, code_version, save_model
 from ..store import atomic_path, finite, write_json, write_text
+from ..tables import FOLDER as TABLES
+from ..tables import save_tables
 from ..train import CHECKPOINT, STAGING, begun
 from ..usage import Usage, as_rows, measured
 from . import loop, plan, start
@@ -143,7 +145,10 @@ def finish(
             figures = task.figures(model, data, split, trained.fitted, scored)
             heard = getattr(task, "sounds", None)  # an optional method of a task: title -> a short WAV file
             sounds = heard(model, data, split, trained.fitted, scored) if heard else {}
+            listed = getattr(task, "tables", None)  # likewise: title -> rows of a table
+            tables = listed(model, data, split, trained.fitted, scored) if listed else {}
         save_figures(staging / "figures", figures, sounds)
+        save_tables(staging / TABLES, tables)
     metrics["usage"] = as_rows(used)
     write_json(staging / "metrics.json", metrics)
     from ..card import write_card

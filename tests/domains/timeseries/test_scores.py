@@ -53,6 +53,7 @@ def test_metrics_equal_a_naive_loop(gappy: tuple) -> None:
     got = metrics(score(run, Intervals(offsets), test, fitted))
     mean, std, scale = (np.array(fitted[k]) for k in ("mean", "std", "seasonal_error"))
     squared, absolute, scaled, inside, pinball = [], [], [], {80: [], 95: []}, []
+    wide: dict[int, list[float]] = {80: [], 95: []}
     top, bottom = np.zeros(3), np.zeros(3)
     for i, t in enumerate(test.origins):
         forecast = run(test.batch([i]))[0]
@@ -71,9 +72,12 @@ def test_metrics_equal_a_naive_loop(gappy: tuple) -> None:
                 pinball.append(np.mean([q * g if g > 0 else (q - 1) * g for q, g in zip(QUANTILES, gaps, strict=True)]))
                 for level, (low, high) in LEVELS.items():
                     inside[level].append(offsets[low, h, v] <= error <= offsets[high, h, v])
+                    missed = max(offsets[low, h, v] - error, error - offsets[high, h, v], 0)
+                    wide[level].append(offsets[high, h, v] - offsets[low, h, v] + 200 / (100 - level) * missed)
     want = {
         "mse": np.mean(squared), "mae": np.mean(absolute), "mase": np.mean(scaled), "wape": np.mean(top / bottom),
         "pinball": np.mean(pinball), "coverage_80": 100 * np.mean(inside[80]), "coverage_95": 100 * np.mean(inside[95]),
+        "crps": 2 * np.mean(pinball), "winkler_80": np.mean(wide[80]), "winkler_95": np.mean(wide[95]),
     }  # fmt: skip
     assert got == pytest.approx(want, rel=1e-9)
 
