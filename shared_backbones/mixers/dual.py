@@ -26,29 +26,57 @@ class ChannelAttention(Mixer):
 
     unit: rows of Q^T and K^T have length 1 over the tokens and a learned temperature per group stands for 1 / sqrt(D),
     as in "XCiT: Cross-Covariance Image Transformers" (El-Nouby et al. 2021). sparse: relu in place of softmax, which
-    keeps similar channels alone: "DLGSANet" (Li et al. 2023).
+    keeps similar channels alone: "DLGSANet" (Li et al. 2023). keep: of the D scores of a channel only the largest such
+    shares count, a softmax of each, mixed by learned weights: "Learning A Sparse Transformer Network for Effective
+    Image Deraining" (Chen et al. 2023) has (1/2, 2/3, 3/4, 4/5).
     """
 
     sets: ClassVar[bool] = True
     cost: ClassVar[str] = "O(N d^2)"
 
-    def __init__(self, dim: int, heads: int | None = None, unit: bool = False, sparse: bool = False) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int | None = None,
+        unit: bool = False,
+        sparse: bool = False,
+        keep: tuple[float, ...] = (),
+    ) -> None:
         super().__init__()
         self.heads, self.sparse = heads_of(dim, heads), sparse
+        if keep and (sparse or not all(0 < share <= 1 for share in keep)):
+            raise BadRequest(f"keep must be shares above 0 and up to 1, without sparse; got {tuple(keep)}, {sparse}")
+        width = dim // self.heads
+        self.most = tuple(max(1, int(share * width)) for share in keep)
+        self.mix = nn.Parameter(torch.full((len(keep),), 1 / len(keep))) if keep else None
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
         self.temperature = nn.Parameter(torch.ones(self.heads, 1, 1)) if unit else None
 
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)
+        if self.mix is None:
+            return self.attended(x, layout)
+        with torch.autocast(x.device.type, enabled=False):  # which scores are the largest is not to hang on rounding
+            return self.attended(x, layout)
+
+    def attended(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         qkv = layout.clean(self.qkv(layout.clean(x)))  # clean again: the bias is no token
         q, k, v = (rearrange(t, "b n (h d) -> b h d n", h=self.heads) for t in qkv.chunk(3, -1))
         if self.temperature is None:
             scores = q @ k.mT * q.shape[2] ** -0.5
         else:
             scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT * self.temperature
-        weights = F.relu(scores) if self.sparse else scores.softmax(-1)  # (B, H, D, D)
+        weights = F.relu(scores) if self.sparse else self.softmax(scores)
         return self.out(rearrange(weights @ v, "b h d n -> b n (h d)"))
+
+    def softmax(self, scores: Float[Tensor, "B H D D"]) -> Float[Tensor, "B H D D"]:
+        """Over all channels, or the mixture of those over the largest few."""
+        if self.mix is None:
+            return scores.softmax(-1)
+        order = scores.argsort(-1, descending=True).argsort(-1)  # 0: the largest of its row
+        kept = [scores.masked_fill(order >= most, -torch.inf).softmax(-1) for most in self.most]
+        return torch.einsum("m,mbhij->bhij", self.mix, torch.stack(kept))
 
 
 class HiLo(Mixer):

@@ -29,6 +29,11 @@ def channels(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
                 lengths = torch.stack([k[kept][:, other].norm() for other in group]) * q[kept][:, c].norm()
                 scores = scores / lengths * mixer.temperature[c // d, 0, 0]
             weights = scores.clamp_min(0) if mixer.sparse else scores.softmax(0)
+            if mixer.mix is not None:
+                weights = torch.zeros_like(scores)
+                for share, most in zip(mixer.mix, mixer.most, strict=True):
+                    best = scores.topk(most).indices
+                    weights = weights.index_add(0, best, share * scores[best].softmax(0))
             columns.append(sum(w * v[:, other] for w, other in zip(weights, group, strict=True)))
         y.append(torch.stack(columns, -1))
     return affine(mixer.out, torch.stack(y))
@@ -82,6 +87,6 @@ REFERENCES = {
     "hilo": hilo,
 }
 VARIANTS = {
-    "channels": [{}, {"unit": True, "sparse": True}],
+    "channels": [{}, {"unit": True, "sparse": True}, {"unit": True, "keep": (0.5, 0.8)}],
     "hilo": [{}, {"window": 3, "low": 0.25}],
 }
