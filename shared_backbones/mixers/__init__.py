@@ -12,7 +12,7 @@ from ..errors import BadRequest, unknown
 from ..options import as_declared, check_options, options_of
 from .attention import Attention, DecayAttention
 from .base import Mixer, StateMixer
-from .combine import Coarse, Over, Parallel, Serial, Split
+from .combine import Coarse, Dense, Over, Parallel, Serial, Split
 from .convolution import Convolution, FullConvolution, MaxPooling, Pointwise, Separable
 from .delta import Delta
 from .directions import Directions
@@ -88,6 +88,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "over": Over,
     "serial": Serial,
     "parallel": Parallel,
+    "dense": Dense,
     "split": Split,
     "coarse": Coarse,
     "merged": Merged,

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -177,6 +178,50 @@ class Parallel(Serial):
     def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
         self.check(layout)
         return torch.stack([mixer(x, layout) for mixer in self.inner]).sum(0)
+
+
+class Dense(Combined):
+    """h_i = [x, g_1, ..., g_(i-1)] and g_i = a(W_i (h_i + m_i(norm h_i))), a leaky ReLU; y = scale W_k (h_k + ...).
+
+    Each part reads all that was read and written before it, so that little is lost on the way: "DRCT: Saving Image
+    Super-resolution away from Information Bottleneck" (Hsu et al. 2024). growth: channels that each part but the last
+    adds; a part's own width grows by so many from one to the next. None: a quarter of the channels, at least one.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        inner: Sentences = ("attention", "attention"),
+        growth: int | None = None,
+        scale: float = 0.2,
+        causal_axes: tuple[int, ...] = (),
+        rank: int | None = None,
+        ordered: bool = True,
+        provides: Collection[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.causal, self.scale = frozenset(causal_axes), scale
+        more = at_least("growth", max(1, dim // 4) if growth is None else growth, 1)
+        parts = several(self, inner)
+        at = [dim + i * more for i in range(len(parts))]
+        asked: dict[str, Any] = {"rank": rank, "ordered": ordered, "causal_axes": causal_axes, "provides": provides}
+        self.inner = nn.ModuleList(self.part(s, width, **asked) for s, width in zip(parts, at, strict=True))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in at)
+        out = [*[more] * (len(parts) - 1), dim]
+        self.adjust = nn.ModuleList(nn.Linear(a, b) for a, b in zip(at, out, strict=True))
+        self.derive(list(self.inner))  # type: ignore[arg-type]
+
+    def forward(self, x: Float[Tensor, "B N C"], layout: Layout) -> Float[Tensor, "B N C"]:
+        self.check(layout)
+        h = layout.clean(x)
+        for i, (norm, mixer, adjust) in enumerate(zip(self.norms, self.inner, self.adjust, strict=True)):
+            new = adjust(h + mixer(norm(h), layout))
+            if i + 1 < len(self.inner):
+                h = torch.cat([h, F.leaky_relu(new, 0.2)], -1)
+        return self.scale * new
+
+    def state_size(self, n: int) -> int:
+        return sum(mixer.state_size(n) for mixer in self.inner)  # type: ignore[operator]
 
 
 class Split(Combined):

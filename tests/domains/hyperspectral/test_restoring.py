@@ -266,7 +266,7 @@ def test_finer_pixels_lie_where_the_coarse_ones_did(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["hsdt", "essa_former", "scene_restorer", "dlgsanet", "catanet", "rgt", "hat", "drs_former"]
+    "name", ["hsdt", "essa_former", "scene_restorer", "dlgsanet", "catanet", "rgt", "hat", "drs_former", "drct"]
 )
 def test_published_restorers_run_on_cubes(name: str, clean: dict[str, Any]) -> None:
     from shared_backbones.presets import shallow

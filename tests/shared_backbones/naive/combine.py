@@ -10,7 +10,7 @@ from torch import Tensor
 from shared_backbones.layout import Layout
 from shared_backbones.mixers import MIXERS
 
-from .tools import clean, places, real
+from .tools import affine, clean, places, real
 
 
 def part(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
@@ -58,6 +58,17 @@ def split(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     return torch.cat(parts, -1)
 
 
+def dense(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
+    known = [clean(x, layout)]
+    for i, inner in enumerate(mixer.inner):
+        h = torch.cat(known, -1)
+        centred = h - h.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + mixer.norms[i].eps).sqrt()
+        new = affine(mixer.adjust[i], h + part(inner, scaled * mixer.norms[i].weight + mixer.norms[i].bias, layout))
+        known.append(torch.where(new > 0, new, 0.2 * new) if i + 1 < len(mixer.inner) else mixer.scale * new)
+    return known[-1]
+
+
 def coarse(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     at, mask, x = places(layout.axes), real(x, layout), clean(x, layout)
     blocks = places([-(-n // mixer.factor) for n in layout.axes])
@@ -78,11 +89,19 @@ def coarse(mixer: Any, x: Tensor, layout: Layout) -> Tensor:
     return y[:, home]
 
 
-REFERENCES = {"over": over, "serial": serial, "parallel": parallel, "split": split, "coarse": coarse}
+REFERENCES = {
+    "over": over,
+    "serial": serial,
+    "parallel": parallel,
+    "dense": dense,
+    "split": split,
+    "coarse": coarse,
+}
 VARIANTS = {
     "over": [{}, {"axis": 1, "inner": {"mixer": "pooling"}}, {"axis": (0, 1), "inner": "pooling"}],
     "coarse": [{}, {"factor": 3, "inner": "pooling"}],
     "serial": [{"inner": ["pooling", "depthwise"]}],
     "parallel": [{"inner": ["message", "attention"]}],
+    "dense": [{}, {"inner": ["depthwise", "pooling", "attention"], "growth": 4, "scale": 1.0}],
     "split": [{"inner": ["pooling", "identity"]}, {"inner": ["pooling", "attention"], "shares": (1, 3)}],
 }
