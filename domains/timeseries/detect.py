@@ -35,6 +35,9 @@ FACTS: Mapping[str, MetricFact] = {
     "precision": MetricFact("1", "higher", "share of the flagged steps that are labelled"),
     "recall": MetricFact("1", "higher", "share of the labelled steps that are flagged"),
     "range_f1": MetricFact("1", "higher", "range-based F1 (Tatbul et al. 2018): existence, overlap, number of pieces"),
+    "affiliation_f1": MetricFact("1", "higher", "of affiliation precision and recall; about 0.5 and more by chance"),
+    "affiliation_precision": MetricFact("1", "higher", "how near flagged steps lie to an anomaly (Huet et al. 2022)"),
+    "affiliation_recall": MetricFact("1", "higher", "how near the steps of an anomaly lie to a flagged one; 0: none"),
     "false_alarms_per_1000": MetricFact("per 1000 steps", "lower", "flagged steps outside the windows"),
     "nab_best_threshold": MetricFact(
         "0-100",

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from domains.task import Evidence
 
+from .affiliation import affiliation_parts
 from .metrics import alarms, nab_raw, point_adjusted, point_counts, range_parts, vus_pr
 from .records import Record
 
@@ -70,7 +71,9 @@ def score_record(
     mine, labels = score[start:], record.labels[start:]
     flags = mine >= threshold
     longest = int(np.median(windows[:, 1] - windows[:, 0] + 1)) if len(windows) else 0
-    row: dict[str, Any] = {**point_counts(flags, labels), **range_parts(flags, windows)}
+    row: dict[str, Any] = {
+        **point_counts(flags, labels), **range_parts(flags, windows), **affiliation_parts(flags, windows),
+    }  # fmt: skip
     row |= {
         "nab": nab_raw(alarms(flags, hold), windows), "windows": float(len(windows)), "steps": float(len(mine)),
         "alarms": float(len(alarms(flags, hold))), "vus_pr": vus_pr(mine, windows, longest),
@@ -106,6 +109,9 @@ def metrics_of(evidence: Evidence) -> dict[str, float]:
     total: Mapping[str, Any] = {name: value if np.ndim(value) else float(value) for name, value in sums.items()}
     precision = total["range_precision"] / total["guessed"] if total["guessed"] else 0.0
     recall = total["range_recall"] / total["ranges"] if total["ranges"] else float("nan")
+    near = float(total["affiliation_precision"] / total["affiliated"]) if total["affiliated"] else 0.0
+    reached = float(total["affiliation_recall"] / total["zones"]) if total["zones"] else float("nan")
+    affiliated = 2 * near * reached / (near + reached) if near + reached > 0 else 0.0
     found = {
         "vus_pr": float(total["vus_pr"] / total["scored"]) if total["scored"] else float("nan"),
         "nab": _normalised(total["nab"], total["windows"]),
@@ -113,6 +119,9 @@ def metrics_of(evidence: Evidence) -> dict[str, float]:
         "precision": float(total["tp"] / max(total["tp"] + total["fp"], 1e-12)),
         "recall": float(total["tp"] / max(total["tp"] + total["fn"], 1e-12)),
         "range_f1": float(2 * precision * recall / (precision + recall)) if precision + recall > 0 else 0.0,
+        "affiliation_f1": affiliated,
+        "affiliation_precision": near,
+        "affiliation_recall": reached,
         "false_alarms_per_1000": float(1000 * total["fp"] / max(total["steps"], 1e-12)),
         "nab_best_threshold": _normalised(float(np.max(total["nab_grid"])), total["windows"]),
     }

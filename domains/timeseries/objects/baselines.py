@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def all_baselines(task: Classify, data: Objects, split: Split, fitted: Fitted) -
         found["MiniRocket ridge"] = _convolution_ridge(data, known, test, labels, classes, task.config.convolutions)
     if data.feature_names:
         table = np.concatenate([data.features, data.static], 1)
-        found["gradient boosting on statistics and periods"] = _boosting(table, known, test, labels, classes)
+        found["gradient boosting on statistics and periods"] = boosted(table[known], labels, classes)(table[test])
         found["ridge on statistics and periods"] = _table_ridge(table, known, test, labels, classes)
     if "trend" in data.manifest.facts:
         series = [data.series[i] for i in test]
@@ -92,15 +92,22 @@ def _convolution_ridge(data: Objects, known: Any, test: Any, labels: Any, classe
     return _ridge_shares(ridge, labels, scores)
 
 
-def _boosting(table: Any, known: Any, test: Any, labels: Any, classes: int) -> Any:
+def boosted(
+    table: Float[np.ndarray, "n F"], labels: Int64[np.ndarray, "n"], classes: int
+) -> Callable[[Float[np.ndarray, "m F"]], Float[np.ndarray, "m K"]]:
+    """Gradient boosting on a table of statistics: rows of such a table -> class shares."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    usable = np.isfinite(table[known]).any(0)
+    usable = np.isfinite(table).any(0)
     model = HistGradientBoostingClassifier(max_iter=200, learning_rate=0.06, min_samples_leaf=5, random_state=0)
-    model.fit(table[known][:, usable], labels)
-    shares = np.full((len(test), classes), 1e-6)
-    shares[:, model.classes_] += model.predict_proba(table[test][:, usable])
-    return shares / shares.sum(1, keepdims=True)
+    model.fit(table[:, usable], labels)
+
+    def shares_of(rows: Float[np.ndarray, "m F"]) -> Float[np.ndarray, "m K"]:
+        shares = np.full((len(rows), classes), 1e-6)
+        shares[:, model.classes_] += model.predict_proba(rows[:, usable])
+        return np.asarray(shares / shares.sum(1, keepdims=True))
+
+    return shares_of
 
 
 def _table_ridge(table: Any, known: Any, test: Any, labels: Any, classes: int) -> Any:

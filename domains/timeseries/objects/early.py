@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Int64
 from matplotlib.figure import Figure
 
-from domains.task import Fitted
+from domains.task import Fitted, Split
 
+from .baselines import boosted
 from .closing import over_items
 from .collection import Objects
 from .items import ObjectItems
@@ -36,29 +37,36 @@ def truncated(data: Objects, rows: Int64[np.ndarray, "n"], share: float, least: 
 
 
 def early_scores(
-    task: Classify, model: SeriesClassifier, data: Objects, rows: Int64[np.ndarray, "n"], fitted: Fitted
-) -> dict[float, float]:
-    """Share of the observations -> accuracy on objects cut there. The model saw whole curves in training."""
+    task: Classify, model: SeriesClassifier, data: Objects, split: Split, rows: Int64[np.ndarray, "n"], fitted: Fitted
+) -> dict[float, tuple[float, float]]:
+    """Share of the observations -> accuracy of the model and of gradient boosting on objects cut there.
+
+    Both saw whole curves in training; boosting learned from training and validation, as among the baselines.
+    """
     truth = task.targets(data, rows, fitted)
+    known = np.concatenate([split.parts["train"], split.parts["val"]])
+    table = lambda d, which: np.concatenate([d.features[which], d.static[which]], 1)  # noqa: E731
+    beside = boosted(table(data, known), task.targets(data, known, fitted), len(fitted["classes"]))
     found = {}
     for share in SHARES:
         cut = truncated(data, rows, share, task.config.least, task.config.shortest_period)
         z = over_items(model, ObjectItems(cut, rows), model).numpy()
-        found[share] = float((z.argmax(1) == truth).mean())
+        other = beside(table(cut, rows))
+        found[share] = float((z.argmax(1) == truth).mean()), float((other.argmax(1) == truth).mean())
     return found
 
 
-def early_picture(
-    task: Classify, model: SeriesClassifier, data: Objects, rows: Int64[np.ndarray, "n"], fitted: Fitted
-) -> Figure:
+def early_picture(task: Classify, model: SeriesClassifier, data: Objects, split: Split, fitted: Fitted) -> Figure:
     """Accuracy against the share that was observed, on at most MOST test objects."""
+    rows = split.parts["test"]
     chosen = rows if len(rows) <= MOST else rows[np.linspace(0, len(rows) - 1, MOST).astype(int)]
-    found = early_scores(task, model, data, chosen, fitted)
+    found = early_scores(task, model, data, split, chosen, fitted)
     counts = np.bincount(task.targets(data, chosen, fitted))
     figure = Figure(figsize=(6.5, 3.6), layout="constrained")
     axis = figure.subplots()
     middle = float(np.median(data.lengths[chosen]))
-    axis.plot([100 * s for s in found], list(found.values()), "o-", label="model")
+    for place, (who, mark) in enumerate((("model", "o-"), ("gradient boosting on statistics and periods", "s--"))):
+        axis.plot([100 * s for s in found], [both[place] for both in found.values()], mark, label=who)
     axis.axhline(counts.max() / counts.sum(), color="0.6", ls="--", label="most frequent class")
     axis.set(
         xlabel=f"% of the observations, from the first (median of all: {middle:g})", ylabel="accuracy", ylim=(0, 1.02)

@@ -44,12 +44,14 @@ def all_figures(
     truth = np.asarray(items.targets)
     classes = [str(c) for c in fitted["classes"]]
     found = {"Least and most certain objects": gallery(data, rows, p, truth, classes)}
+    if data.regular:
+        found["What the backbone looked at"] = looked_at(model, data, items, p, truth, classes)
     if not data.regular:
         found["A light curve, its fit and what the backbone looked at"] = light_curve(
             model, data, items, p, truth, classes
         )
     if not data.regular:
-        found["How soon it is told"] = early_picture(task, model, data, rows, fitted)
+        found["How soon it is told"] = early_picture(task, model, data, split, fitted)
     found["Mistakes"] = confusion_picture(scored["model"], tuple(classes))
     found["Calibration"] = calibration_picture(scored["model"])
     found["Accuracy beside the baselines"] = beside(task, scored)
@@ -161,6 +163,32 @@ def light_curve(
     folded(right, data, at)
     right.legend(fontsize="x-small")
     right.set_title(f"folded, Fourier series of {HARMONICS} harmonics per band", fontsize="small")
+    return figure
+
+
+def looked_at(
+    model: SeriesClassifier, data: Objects, items: ObjectItems, p: Any, truth: Any, classes: list[str]
+) -> Figure:
+    """The objects of the gallery, each step shaded by what it adds to the backbone's score of the class it got."""
+    places = chosen(p, truth)
+    figure = Figure(figsize=(13, 5.2), layout="constrained")
+    axes = figure.subplots(2, max(1, -(-len(places) // 2)), squeeze=False).ravel()
+    drawn = None
+    for axis, i in zip(axes, places, strict=False):
+        at, guess = int(items.rows[i]), int(p[i].argmax())
+        shares = shares_of_tokens(model, {k: v.to(model.gate.device) for k, v in items.batch([i]).items()}, guess)
+        series, top = data.series[at], max(float(np.abs(shares).max()), 1e-12)
+        axis.plot(series[:, : len(COLOURS)], lw=0.9, color="0.2")
+        low, high = axis.get_ylim()
+        drawn = axis.imshow(
+            shares[None] / top, aspect="auto", cmap="coolwarm", vmin=-1, vmax=1, alpha=0.6,
+            extent=(-0.5, len(series) - 0.5, low, high),
+        )  # fmt: skip
+        axis.set_title(f"{data.names[at]}: true {classes[truth[i]]}, said {classes[guess]}", fontsize="small")
+    for axis in axes[len(places) :]:
+        axis.set_visible(False)
+    if drawn is not None:
+        figure.colorbar(drawn, ax=list(axes), label="added to the score, of the largest")
     return figure
 
 
