@@ -24,7 +24,7 @@ NAMES = tuple(Path(name).stem for name in sorted(SET5.files))
 SMALL: dict[str, list[str]] = {  # as in the presets, but narrower and less deep: a training of seconds
     "scene_restorer": [],
     "hsdt": [],
-    "rgt": ["model.dim=36", "model.depth=4"],
+    "rgt": ["model.dim=36", "model.depth=2"],
     "catanet": ["model.depth=4"],
     "dlgsanet": ["model.dim=36", "model.depth=5"],
     "hat": ["model.dim=36", "model.depth=7"],
@@ -49,7 +49,7 @@ def scored(preset: str, name: str, scale: int, sets: list[str], seed: int, with_
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--presets", nargs="+", default=["scene_restorer", "rgt", "catanet"])
+    parser.add_argument("--presets", nargs="+", default=["scene_restorer", "hsdt", "rgt"])
     parser.add_argument("--scale", type=int, default=2, choices=(2, 3, 4, 8))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], dest="sets")
