@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
@@ -11,6 +13,7 @@ from torch import Tensor
 from .config import AugmentOptions
 
 Wave = Float32[np.ndarray, "T"]
+Noise = Float32[np.ndarray, "_"]
 
 
 def speed(wave: Wave, factor: float) -> Float32[np.ndarray, "t"]:
@@ -38,11 +41,17 @@ def other_tract(wave: Wave, factor: float, width: int = 256, smooth: int = 24) -
     return istft(x * gain, nperseg=width, noverlap=width * 3 // 4)[1][: len(wave)].astype(np.float32)
 
 
-def with_noise(wave: Wave, snr_db: float, random: np.random.Generator) -> Wave:
-    """White noise ``snr_db`` below the clip's own power."""
+def with_noise(wave: Wave, snr_db: float, random: np.random.Generator, noises: Sequence[Noise] = ()) -> Wave:
+    """Noise ``snr_db`` below the clip's own power: a piece of one of ``noises`` from anywhere, or white."""
     power = float(np.mean(wave.astype(np.float64) ** 2))
-    noise = random.standard_normal(len(wave)) * np.sqrt(power / 10 ** (snr_db / 10))
-    return (wave + noise).astype(np.float32)
+    noise = random.standard_normal(len(wave))
+    if noises:
+        chosen = noises[int(random.integers(len(noises)))].astype(np.float64)
+        at = int(random.integers(len(chosen)))
+        noise = np.take(chosen, np.arange(at, at + len(wave)), mode="wrap")
+    own = float(np.mean(noise**2))  # of white noise nearly 1; a silent piece of a recording adds nothing
+    scale = 1.0 if not noises else 1 / own if own > 0 else 0.0
+    return (wave + noise * np.sqrt(scale * power / 10 ** (snr_db / 10))).astype(np.float32)
 
 
 def in_room(wave: Wave, rate: int, seconds: float, random: np.random.Generator) -> Wave:
@@ -54,14 +63,16 @@ def in_room(wave: Wave, rate: int, seconds: float, random: np.random.Generator) 
     return fftconvolve(wave, tail)[: len(wave)].astype(np.float32)
 
 
-def augmented(wave: Wave, rate: int, options: AugmentOptions, random: np.random.Generator) -> Float32[np.ndarray, "t"]:
+def augmented(
+    wave: Wave, rate: int, options: AugmentOptions, random: np.random.Generator, noises: Sequence[Noise] = ()
+) -> Float32[np.ndarray, "t"]:
     """One clip, changed by all that ``options`` ask for on waveforms."""
     if options.speed:
         wave = speed(wave, 1.0 + options.speed * random.uniform(-1, 1))
     if options.room_s:
         wave = in_room(wave, rate, options.room_s * random.uniform(0.1, 1), random)
     if options.noise_db is not None:
-        wave = with_noise(wave, random.uniform(*options.noise_db), random)
+        wave = with_noise(wave, random.uniform(*options.noise_db), random, noises)
     if options.gain_db:
         wave = wave * np.float32(10 ** (options.gain_db * random.uniform(-1, 1) / 20))
     return wave

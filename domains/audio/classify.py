@@ -27,8 +27,9 @@ from .elastic import said_alike
 from .frontend import FrontEnd
 from .items import ClipItems
 from .model import AudioClassifier
+from .noises import with_noises
 from .source import open_clips
-from .splits import audit_split, make_split, refuse_unheard
+from .splits import audit_split, make_split
 from .spotting import SPOT_FACTS, check_keywords, columns, spot_scores
 
 if TYPE_CHECKING:
@@ -72,12 +73,10 @@ class Classify:
 
     def open(self, source: str) -> Clips:
         """Checked clips from a folder, a manifest, a public data set's name or ``simulated``. Raises BadInput."""
-        return open_clips(source, self.config)
+        return with_noises(open_clips(source, self.config), self.config)
 
     def split(self, data: Clips) -> Split:
-        split = make_split(data, self.config.split)
-        refuse_unheard(data, split)
-        return split
+        return make_split(data, self.config.split)
 
     def audit(self, data: Clips, split: Split) -> list[Audit]:
         return audit_split(data, split)

@@ -37,6 +37,7 @@ class Clips:
     groups: tuple[str, ...]  # speaker or source; "": not known
     parts: tuple[str, ...]  # of the source's own split; "": none
     hashes: tuple[str, ...]  # of the samples
+    noises: tuple[Float32[np.ndarray, "_"], ...] = ()  # recordings that training clips are mixed with
 
     def __len__(self) -> int:
         return len(self.waves)

@@ -51,6 +51,9 @@ class AugmentOptions(BaseModel):
     tract: float = Field(
         0.0, ge=0, lt=0.5, description="formants move by up to exp(this), whatever the pitch: bands of log_mel or mel"
     )
+    noise: str | None = Field(
+        None, description="recordings of noise (file, folder, manifest) that noise_db mixes in; null: white noise"
+    )
     colour_db: float = Field(0.0, ge=0, description="another microphone: smooth gains over the bands, deviation (dB)")
     room_s: float = Field(0.0, ge=0, description="longest reverberation time of a made room (s); 0: none")
     time_masks: int = Field(1, ge=0, description="SpecAugment: spans of frames set to the mean")

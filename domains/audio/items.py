@@ -47,7 +47,7 @@ class ClipItems:
         waves = [self.data.waves[i] for i in at]
         if self.augment is not None:
             random = np.random.default_rng(int(torch.randint(2**62, ())))
-            waves = [augmented(w, self.data.rate, self.augment, random) for w in waves]
+            waves = [augmented(w, self.data.rate, self.augment, random, self.data.noises) for w in waves]
         return {**collate(waves), "target": torch.from_numpy(self.data.labels[at])}
 
     def by_length(self, samples: int) -> Iterator[list[int]]:

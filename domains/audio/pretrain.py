@@ -16,6 +16,7 @@ from .classify import frame_statistics
 from .clips import Clips, poisoned
 from .data import SUFFIXES
 from .items import ClipItems
+from .noises import with_noises
 from .pretrain_config import PretrainOptions
 from .pretrain_masks import MaskedItems
 from .pretrain_model import MaskedFrames, Restored
@@ -52,7 +53,7 @@ class Pretrain:
 
     def open(self, source: str) -> Clips:
         """Checked clips of what `audio/classify` takes; labels may be missing. Raises BadInput."""
-        return open_clips(source, self.config, needs=None)
+        return with_noises(open_clips(source, self.config, needs=None), self.config)
 
     def split(self, data: Clips) -> Split:
         """As `audio/classify` splits the same source with the same options, clip by clip."""

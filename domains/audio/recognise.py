@@ -24,6 +24,7 @@ from .data import SUFFIXES
 from .decoding import Decoder
 from .items import ClipItems
 from .manifests import Entry
+from .noises import with_noises
 from .recognise_config import RecogniseOptions
 from .recognise_items import UtteranceItems, alphabet_of, needed, spellable
 from .recognise_model import AudioRecogniser
@@ -102,7 +103,7 @@ class Recognise:
             kept = self._with_text(source, entries, skipped)
             rate, found = read_all(kept, self.config, source)
             read = [_normal(r) for r in refuse_silence(found, self.config.silence, source)]
-        data = clips_of(read, rate, source, licence)
+        data = with_noises(clips_of(read, rate, source, licence), self.config)
         words = Counter(w for text in data.texts for w in (text or "").split())
         facts = {
             **data.manifest.facts, "normaliser": NORMALISER, "words": sum(words.values()), "vocabulary": len(words),

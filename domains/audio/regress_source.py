@@ -21,6 +21,7 @@ from ..task import Batch, Manifest
 from .clips import Clips, Read, clips_of, read_all, refuse_silence
 from .items import ClipItems
 from .manifests import Entry
+from .noises import with_noises
 from .regress_config import RegressOptions
 from .simulate import RATE, simulated
 from .source import SIMULATED, found_entries
@@ -76,7 +77,7 @@ def open_rated(source: str, options: RegressOptions) -> Rated:
                     raise BadInput(f"{entry.where}: {name} must be a number, got {entry.more.get(name)!r}")
         rate, read = read_all(entries, options, source)
         read = refuse_silence(read, options.silence, source)
-    clips = clips_of(read, rate, source, licence)
+    clips = with_noises(clips_of(read, rate, source, licence), options)
     values = np.array([[float(r.entry.more[name]) for name in targets] for r in read])
     said = hashlib.sha256(f"{clips.manifest.sha256}{targets}".encode() + values.tobytes()).hexdigest()
     ranges = {

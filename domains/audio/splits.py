@@ -31,16 +31,6 @@ def make_split(data: Clips, options: AudioSplitOptions) -> Split:
     return Split(text, parts, facts)
 
 
-def refuse_unheard(data: Clips, split: Split) -> None:
-    """Raises BadInput for a class of which training holds no example."""
-    for k in np.setdiff1d(data.labels, data.labels[split.parts["train"]]):
-        at = {p: int((data.labels[split.parts[p]] == k).sum()) for p in ("val", "test")}
-        raise BadInput(
-            f"{data.manifest.source}: the label {data.classes[k]!r} has no training example (validation: {at['val']}, "
-            f"test: {at['test']} clips; {split.protocol}). Add some, leave it out, or set split.* otherwise"
-        )
-
-
 def _cut(rows: Any, share: float, random: np.random.Generator, labels: Any) -> tuple[Any, Any]:
     """(rest, share of the rows), drawn within every class so that each stands in both where it can."""
     out = []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.io import wavfile
@@ -340,11 +341,19 @@ def test_a_label_without_an_example_is_refused(folder: Path) -> None:
     (folder / "none").mkdir()
     with pytest.raises(BadInput, match="label 'none' has no example"):
         task.open(str(folder))
-    (folder / "none").rmdir()
-    rows = [
-        f"{'low' if i < 4 else 'high'},{'train' if i < 4 else 'test'},tones/low/low_{'abc'[i % 3]}_{i}.wav"
-        for i in range(6)
-    ]
-    (folder.parent / "list.csv").write_text("label,split,path\n" + "\n".join(rows) + "\n")
-    with pytest.raises(BadInput, match=r"label 'high' has no training example .*test: 2 clips"):
-        task.split(task.open(str(folder.parent / "list.csv")))
+
+
+def test_noise_is_part_of_the_data(folder: Path) -> None:
+    plain = Classify(ClassifyOptions()).open(str(folder))
+    task = Classify(ClassifyOptions.model_validate({"augment": {"noise": str(folder / "low")}}))
+    noisy = task.open(str(folder))
+    assert noisy.manifest.facts["noise"]["recordings"] == len(noisy.noises) == 6
+    assert noisy.manifest.sha256 != plain.manifest.sha256
+    items = task.items(noisy, task.split(noisy), {}, "train")
+    quiet = Classify(ClassifyOptions()).items(plain, task.split(plain), {}, "train")
+    torch.manual_seed(0)
+    found = items.batch(range(3))["wave"]
+    torch.manual_seed(0)
+    assert not torch.equal(found, quiet.batch(range(3))["wave"])
+    with pytest.raises(BadInput, match="nowhere"):
+        Classify(ClassifyOptions.model_validate({"augment": {"noise": "nowhere"}})).open(str(folder))

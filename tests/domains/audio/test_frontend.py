@@ -211,3 +211,13 @@ def test_another_tract_moves_formants_and_keeps_the_pitch() -> None:
     assert moved[np.arange(4000) % 100 == 50].max() < 0.05 * harmonics.max()
     centre = (harmonics**2 * np.arange(100, 4000, 100)).sum() / (harmonics**2).sum()
     assert 1150 < centre < 1350
+
+
+def test_recorded_noise_is_mixed_in_at_its_level() -> None:
+    wave, hum = sound(), np.sin(0.3 * np.arange(50)).astype(np.float32)
+    noisy = with_noise(wave, 10.0, np.random.default_rng(0), [hum])
+    added = noisy.astype(np.float64) - wave
+    assert 10 * np.log10(np.mean(wave.astype(np.float64) ** 2) / np.mean(added**2)) == pytest.approx(10.0, abs=1e-3)
+    again = with_noise(wave, 10.0, np.random.default_rng(0), [hum])
+    np.testing.assert_array_equal(noisy, again)
+    np.testing.assert_array_equal(with_noise(wave, 0.0, np.random.default_rng(0), [np.zeros(9, np.float32)]), wave)
