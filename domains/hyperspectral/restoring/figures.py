@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ...task import Evidence, Fitted, Split
 from .model import Restorer
-from .scoring import scores
+from .scoring import scores, spectral_angles
 from .source import CleanData
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def draw(
     """Title -> figure, for the report."""
     return {
         "A test block": block_figure(task, model, data, split, fitted),
+        "Error maps": error_figure(task, model, data, split, fitted),
         "Error by band": band_figure(data, fitted, scored),
         "Methods": method_figure(scored),
     }
@@ -47,6 +48,26 @@ def block_figure(task: Restore, model: Restorer, data: CleanData, split: Split, 
         axes[3].plot(at, cube[0, :, r, c].numpy(), color=colour, linewidth=1, label=title)
     axes[3].set(xlabel="band" if nm is None else "wavelength (nm)", ylabel="share of the range")
     axes[3].legend(fontsize=7, frameon=False)
+    return figure
+
+
+def error_figure(task: Restore, model: Restorer, data: CleanData, split: Split, fitted: Fitted) -> Figure:
+    """Root mean squared error over the bands, and spectral angle, of every pixel of the first test block."""
+    given, clean, seen = task.items(data, split, fitted, "test").pair(0)
+    found = task.restored(model, given, seen)
+    truth = clean[0].double().numpy()
+    maps = []
+    for title, cube in (("given", given), ("restored", found)):
+        y = cube[0].double().numpy()
+        maps.append((f"{title}: error (share of the range)", np.sqrt(((y - truth) ** 2).mean(0))))
+        maps.append((f"{title}: angle (rad)", spectral_angles(y, truth)))
+    figure = Figure(figsize=(12, 3), layout="constrained")
+    axes = figure.subplots(1, 4)
+    for ax, (title, values), scale in zip(axes, (maps[0], maps[2], maps[1], maps[3]), (0, 0, 1, 1), strict=True):
+        top = max(float(np.nanpercentile(maps[scale][1], 99)), 1e-9)  # both on the scale of what was given
+        figure.colorbar(ax.imshow(values, cmap="magma", vmin=0, vmax=top, interpolation="nearest"), ax=ax, shrink=0.7)
+        ax.set_title(title, fontsize=8)
+        ax.tick_params(labelsize=6)
     return figure
 
 
