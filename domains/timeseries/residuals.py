@@ -20,6 +20,7 @@ from shared_backbones.stems import PatchStem, VariateStem
 
 from .components import ComponentResidual
 from .dropping import QuickDropout, quick, unmasked
+from .oneshot import OneShotResidual
 from .segments import SegmentResidual
 from .sensors.lattice import LatticeResidual
 
@@ -143,6 +144,6 @@ def _stem(kind: Callable[..., S], preset: Preset, first: int, dim: int) -> S:
 
 
 RESIDUALS: dict[str, Callable[..., nn.Module]] = {
-    "variates": VariateResidual, "patches": PatchResidual, "tokens": LatticeResidual,
+    "variates": VariateResidual, "patches": PatchResidual, "image": OneShotResidual, "tokens": LatticeResidual,
     "segments": SegmentResidual, "components": ComponentResidual,
 }  # fmt: skip

@@ -172,10 +172,11 @@ def _blank(count: int, steps: int, series: int) -> tuple[np.ndarray, np.ndarray,
 def _rate(
     origins: np.ndarray, errors: np.ndarray, known: np.ndarray, spread: np.ndarray, steps: np.ndarray, horizon: int
 ) -> float:
-    """The rate whose intervals, fitted on the earlier half of the windows, serve the later half best."""
+    """The rate whose intervals, fitted on the earlier half of the windows, serve the later half best; the slowest
+    where they are few."""
     half = len(errors) // 2
     if len(errors) - half < _LEAST:
-        return 0.0
+        return RATES[0]
     fitted = fit_intervals(errors[:half], known[:half], spread[:half])
     scale = spread[:, None] ** fitted.power
     scaled = np.where(known, errors / scale, np.nan)

@@ -17,7 +17,7 @@ from domains.timeseries.dropping import QuickDropout, quick, unmasked
 from domains.timeseries.intervals import Intervals, spread_of
 from domains.timeseries.model import forecasts_of, intervals_of
 from domains.timeseries.scoring import conformal, metrics, offsets_at, scaled_past, score
-from domains.timeseries.tracking import Tracker, opened
+from domains.timeseries.tracking import RATES, Tracker, opened
 from domains.timeseries.windows import windows
 from shared_backbones.layout import Layout
 from tests.domains.timeseries.made import opened as opened_panel
@@ -79,7 +79,7 @@ def test_intervals_never_see_what_lies_ahead(setting: tuple[Any, ...]) -> None:
 def test_too_wide_and_too_narrow_intervals_find_their_width(setting: tuple[Any, ...]) -> None:
     panel, split, fitted, run, test = setting
     honest = conformal(run, part_windows(panel, split, fitted, "val"), fitted)
-    assert honest.rate in (0.0, 0.005, 0.01, 0.02, 0.05)
+    assert honest.rate in RATES
     for wrong in (0.3, 3.0):
         start = Intervals(honest.offsets * wrong, honest.power)
         fixed, followed = (metrics(score(run, replace(start, rate=rate), test, fitted)) for rate in (0.0, 0.1))
