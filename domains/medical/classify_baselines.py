@@ -56,7 +56,7 @@ def _line(x: Mapping[str, Any], y: Mapping[str, Any], classes: int) -> dict[str,
         out = {}
         for part in ("val", "test"):
             full = np.full((len(x[part]), classes), np.log(1e-9))
-            full[:, fit.classes_.astype(int)] = fit.predict_log_proba(x[part])
+            full[:, fit.classes_.astype(int)] = np.log(np.clip(fit.predict_proba(x[part]), 1e-30, None))
             out[part] = full
         cost = -out["val"][np.arange(len(y["val"])), y["val"]].mean()
         if cost < best[0]:
