@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from shared_backbones.backbone import Backbone, Tokens
+from shared_backbones.errors import BadRequest
 from shared_backbones.mixers.base import heads_of, join_heads, split_heads
 from shared_backbones.presets import Preset
 from shared_backbones.stems import ImageStem, sinusoidal
@@ -97,7 +98,10 @@ class OneShotResidual(nn.Module):
         self.horizon, self.start = horizon, max(1, math.ceil(START * lookback))
         self.backbone = quick(Backbone(preset.backbone, Tokens(rank=1)))
         dim, wide = self.backbone.dim_in, self.backbone.dim
-        self.stem = ImageStem(2 + context, dim, **{**preset.stem_options, "rank": 1})
+        try:
+            self.stem = ImageStem(2 + context, dim, **{**preset.stem_options, "rank": 1})
+        except TypeError as error:
+            raise BadRequest(f"stem_options of preset {preset.name!r}: {error}") from None
         self.embed = nn.Linear(2 + ahead, wide)
         self.static = nn.ModuleList(nn.Linear(static, d, bias=False) for d in (dim, wide)) if static else None
         self.layers = nn.ModuleList(DecoderLayer(wide, wide, dropout) for _ in range(LAYERS))

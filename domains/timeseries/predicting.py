@@ -25,7 +25,8 @@ from .tables import ReadOptions
 from .windows import to_device, windows
 
 _FAR = 10.0  # training ranges: a level farther away is taken for another unit
-MOST_FOLLOWED = 2000  # newest steps of a file whose errors its intervals follow
+MOST_FOLLOWED = 2000  # newest steps of a file whose errors its intervals follow; fewer of a wide panel:
+MOST_NUMBERS = 50_000_000  # forecasts that are made for it
 _COLUMNS = ("lo_95", "lo_80", "forecast", "hi_80", "hi_95")  # in the order of QUANTILES
 
 
@@ -115,10 +116,12 @@ def followed_offsets(model: Forecaster, fitted: Fitted, panel: Panel, end: int) 
     if intervals.rate == 0 or until is None:
         return None, 0
     seen = panel.times.astype(np.int64) <= until
-    first = max(int(seen.sum()), end - MOST_FOLLOWED, int(fitted["lookback"]))
+    horizon = int(fitted["horizon"])
+    most = min(MOST_FOLLOWED, max(horizon, MOST_NUMBERS // (horizon * len(panel.names))))
+    first = max(int(seen.sum()), end - most, int(fitted["lookback"]))
     if first >= end:
         return None, 0
-    source = windows(panel, np.array([end]), int(fitted["lookback"]), int(fitted["horizon"]), int(fitted["cycle"]))
+    source = windows(panel, np.array([end]), int(fitted["lookback"]), horizon, int(fitted["cycle"]))
     offsets = offsets_at(forecasts_of(model), intervals, source, fitted, first, end)
     return torch.from_numpy(offsets).to(model.offsets), end - first
 

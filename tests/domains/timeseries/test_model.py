@@ -239,9 +239,11 @@ def test_options_are_checked() -> None:
 def test_presets_that_cannot_serve_are_refused(tmp_path: Path) -> None:
     chosen, _panel, _split, fitted, _ = ready(tmp_path)
     with pytest.raises(BadRequest, match="unknown stem"):
-        chosen.build(fitted, replace(load_preset("linear_skip"), stem="image"))
+        chosen.build(fitted, replace(load_preset("linear_skip"), stem="spectrum"))
     with pytest.raises(BadRequest, match="stem_options of preset"):
         chosen.build(fitted, replace(load_preset("patch_tst"), stem_options={"pach": 3}))
+    with pytest.raises(BadRequest, match="stem_options of preset"):
+        chosen.build(fitted, replace(load_preset("informer_forecast"), stem_options={"pach": 3}))
     with pytest.raises(BadRequest, match="shorter than a patch of 48"):
         chosen.build(fitted, replace(load_preset("patch_tst"), stem_options={"patch": 48}))
 
