@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def predict_source(
     return {
         "clips": counted.clips,
         "windows": counted.windows,
-        "seconds": round(counted.seconds, 3),
+        **counted.speed(),
         "events": len(events.done),
         "output": ", ".join(outputs),
     }
@@ -164,11 +165,18 @@ def _batch(model: AudioClassifier, fitted: Fitted, name: str, held: list[Any], s
 
 
 class Counted:
-    """How much went by."""
+    """How much went by, and how fast."""
 
     def __init__(self) -> None:
+        self._began = time.perf_counter()
         self.clips, self.windows, self.seconds = 0, 0, 0.0
         self._last, self._end = ("", 0.0), 0.0
+
+    def speed(self) -> dict[str, float]:
+        """Seconds by the clock for a second of sound, and on how many threads."""
+        factor = (time.perf_counter() - self._began) / max(self.seconds, 1e-9)
+        return {"seconds": round(self.seconds, 3), "real_time_factor": round(factor, 5),
+                "threads": torch.get_num_threads()}  # fmt: skip
 
     def watched(self, rows: Iterator[Row]) -> Iterator[Row]:
         for row in rows:

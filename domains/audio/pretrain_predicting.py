@@ -25,7 +25,7 @@ def predict_source(
     with sink.file(name) as path, torch.inference_mode():
         write_rows(path, counted.watched(_rows(options, model, fitted, source)), options.table)
     return {
-        "clips": counted.clips, "windows": counted.windows, "seconds": round(counted.seconds, 3),
+        "clips": counted.clips, "windows": counted.windows, **counted.speed(),
         "features": model.backbone.dim, "output": name,
     }  # fmt: skip
 

@@ -87,6 +87,7 @@ def predict_utterances(
         "blank_rate": round(counted.blanks / max(1, counted.tokens), 4),
         "seconds": round(seconds, 3),
         "real_time_factor": round((time.perf_counter() - began) / max(seconds, 1e-9), 5),
+        "threads": torch.get_num_threads(),
         "output": f"{name}, words.csv",
     }
 

@@ -172,7 +172,7 @@ class Regress:
         return {
             "clips": counted.clips,
             "windows": counted.windows,
-            "seconds": round(counted.seconds, 3),
+            **counted.speed(),
             "output": name,
         }
 
