@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 Cube = Float[np.ndarray, "b rows cols"]
+Held = tuple[Float[np.ndarray, "b _ _"], Float[np.ndarray, "b _ _"]]  # given and clean, of any size each
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.4)  # of total variation, times the range
 TV_STEPS = 40
@@ -51,7 +52,7 @@ def _divergence(p: Float[np.ndarray, "2 b rows cols"]) -> Cube:
 
 
 def chosen(
-    method: Callable[[Cube, float], Cube], options: Sequence[float], pairs: Sequence[tuple[Cube, Cube]]
+    method: Callable[[Cube, float], Cube], options: Sequence[float], pairs: Sequence[Held]
 ) -> Callable[[Cube], Cube]:
     """The method with the option of least squared error on (given, clean) validation blocks."""
     most = min(min(y.shape[0], y.shape[1] * y.shape[2]) for y, _ in pairs)

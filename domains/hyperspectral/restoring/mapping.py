@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from shared_backbones.errors import BadRequest
 
 from ...journal import Windows, stream_kept
 from ...task import Fitted, Sink
-from ...tiling import Slices, Tile
+from ...tiling import Slices, Tile, map_tiles
 from ..bands import Bands
 from ..data import CorruptBlock, Scene, crs_name, cube_writer, finish_envi
 from ..matching import matched_scene
@@ -94,7 +95,7 @@ def restore_scene(task: Restore, model: Restorer, fitted: Fitted, source: str, s
     own = scene.bands.select(used)
     out = Fine(scene, replace(own, scale=(1.0,) * len(used), offset=(0.0,) * len(used)), scale)
     model.eval()
-    reach = _reach(model, options.patch_radius)
+    reach = reach_of(model, options.patch_radius)
     name = Path(source).stem if source != "simulated" else source
     ending = f"x{scale}" if scale > 1 else "denoised"
     facts: dict[str, Any] = {"values": 0, "unseen": 0}
@@ -146,7 +147,23 @@ def restore_scene(task: Restore, model: Restorer, fitted: Fitted, source: str, s
     }
 
 
-def _reach(model: Restorer, limit: int) -> int | None:
+def restored_in_windows(
+    restored: Callable[[Tensor, Tensor], Tensor], given: Tensor, seen: Tensor, tile: int
+) -> Float[Tensor, "1 b rows cols"]:
+    """A cube in memory as :func:`restore_scene` makes it with a preset that looks far: overlapping windows, blended."""
+    bands = given.shape[1]
+    found = map_tiles(
+        torch.cat([given[0], seen[0].to(given.dtype)]),
+        lambda x: restored(x[None, :bands], x[None, bands:] > 0.5)[0],
+        tile=tile,
+        stride=max(1, tile * 3 // 4),
+        halo=max(RADII),
+        blend="hann",
+    )
+    return found[None]
+
+
+def reach_of(model: Restorer, limit: int) -> int | None:
     """How far an output looks, in pixels; None where that is not bounded by ``limit``."""
     import copy
 

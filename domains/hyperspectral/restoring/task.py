@@ -7,6 +7,7 @@ block always in the same way. A block is restored from its own pixels alone, so 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 RANGE = (0.1, 99.9)  # percentiles of training values that become 0 and 1
 RELATIVE = 0.05  # weight of the squared error relative to the pixel's brightness, beside the plain one
 DARK = 0.05  # of the range: spectra darker than this count no more than it
+LARGE = 128  # px: attention over a larger image at once would take gigabytes
 LINEAR_DRAWS = 4  # how often each training block is spoilt for the closed form
 Cube = Float[np.ndarray, "b rows cols"]
 Spoil = Callable[[Cube, np.random.Generator], Cube]
@@ -85,13 +87,13 @@ class Restore:
         ]
 
     def _whole_split(self, data: CleanData) -> Split:
-        """Scenes are dealt whole; images validate and test in one piece, as the field scores them."""
+        """Scenes are dealt whole; images are tested in one piece, as the field scores them."""
         several, cut = data.collection, self._cut(data)
         assert several is not None
         dealt = deal(several, self.config)
 
         def numbers(part: Part) -> list[int]:
-            if several.images and part != "train":
+            if several.images and part == "test":
                 return [len(cut) + i for i in dealt[part]]
             blocks = self._blocks(data)
             return [n for n, (i, _) in enumerate(cut) if i in dealt[part] and data.plain.read(*blocks[n])[1].any()]
@@ -102,7 +104,7 @@ class Restore:
             if not len(parts[p]):
                 raise BadInput(f"{data.scene.where}: {', '.join(names[p])} ({p}) holds no data")
         kind = "8-bit images" if several.images else "scenes"
-        how = "validated and tested in one piece" if several.images else f"in blocks of about {self.config.block} px"
+        how = "tested in one piece" if several.images else f"in blocks of about {self.config.block} px"
         said = "; ".join(f"{p}: {', '.join(names[p]) if len(names[p]) <= 8 else len(names[p])}" for p in PARTS)
         return Split(f"whole {kind} ({said}), {how}; {self.said()}", parts, {"scenes": names})
 
@@ -235,9 +237,17 @@ class Restore:
         rows: dict[int, Any] = {}
         for i, number in enumerate(split.parts[part]):
             given, clean, seen = pairs.pair(i, 0)
-            found = self.restored(model, given, seen)
+            found = self._as_predicted(model, given, seen)
             rows[int(number)] = self._row(data, found[0].numpy(), clean[0].numpy(), seen[0].numpy())
         return evidence_of(rows)
+
+    def _as_predicted(self, model: Restorer, given: Tensor, seen: Tensor) -> Tensor:
+        """A block at once; a large one, of an image, in the windows of prediction where the preset looks far."""
+        from .mapping import reach_of, restored_in_windows
+
+        if max(given.shape[2:]) <= LARGE or reach_of(model, self.config.patch_radius) is not None:
+            return self.restored(model, given, seen)
+        return restored_in_windows(partial(self.restored, model), given, seen, self.config.predict_tile)
 
     def _row(self, data: CleanData, found: Cube, clean: Cube, seen: Any) -> dict[str, Any]:
         """Sums of one block. Images count as the field counts them: rounded, and the border of a finer one shaved."""

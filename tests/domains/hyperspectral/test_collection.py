@@ -76,6 +76,29 @@ def test_an_image_is_left_out_whole_and_scored_in_eight_bits(images: Path, tmp_p
     assert task.fit(absurd, split) == fitted
 
 
+def test_a_large_image_is_scored_in_windows_where_a_preset_looks_far(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Superres(SuperresOptions(test=("b",), block=10, luma=True, predict_tile=12, patch_radius=8))
+    data, split, fitted = opened(task, images)
+    given, _, seen = task.items(data, split, fitted, "test").pair(0)
+    sizes: list[int] = []
+    for text, whole in ((TINY, True), (TINY.replace("depthwise, kernel: 3", "attention"), False)):
+        torch.manual_seed(0)
+        model = task.build(fitted, parse_preset("tiny", text))
+        task.initialise(model, data, split)
+        model.eval()
+        monkeypatch.setattr("domains.hyperspectral.restoring.task.LARGE", 20)
+        wanted = task.restored(model, given, seen)
+        hook = model.stem.register_forward_hook(lambda _m, x, _y: sizes.append(max(x[0].shape[2:])))
+        found = task._as_predicted(model, given, seen)
+        hook.remove()
+        assert found.shape == wanted.shape
+        assert (found - wanted).abs().max() < 1e-5  # the network says nothing yet, and the closed form looks 4 px
+        assert (max(sizes) == 38) == whole
+        sizes.clear()
+
+
 def test_scenes_are_dealt_whole_and_as_their_table_says(tmp_path: Path) -> None:
     for i, name in enumerate(NAMES):
         scene = simulate_mixture(i, shape=(20, 24), bands=6, snr_db=40.0).scene
