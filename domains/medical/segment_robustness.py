@@ -19,7 +19,7 @@ from .corruption_pictures import corruption_picture
 from .corruptions import CORRUPTIONS, LEVELS, corrupted
 from .data.pairs import Grid
 from .plan import Plan
-from .segment_items import cut, prepare, seen_by
+from .segment_items import prepare, seen_by
 from .segment_model import squeezed, unsqueezed
 
 if TYPE_CHECKING:
@@ -115,8 +115,11 @@ def corruption_scores(
         room = [max(0, n - p) for n, p in zip(piece.shape, plan.patch, strict=True)]
         start = [min(max(0, c - p // 2), r) for c, p, r in zip(centre, plan.patch, room, strict=True)]
 
-        def dice(image: Float32[Tensor, "C *axes"], piece: Any = piece, start: Any = start) -> Any:
-            x, truth = cut(replace(piece, image=image), start, plan.patch)
+        # a thin piece is not padded: predictions read it as it is too
+        inside = tuple(slice(s, min(s + p, n)) for s, p, n in zip(start, plan.patch, piece.shape, strict=True))
+
+        def dice(image: Float32[Tensor, "C *axes"], truth: Any = piece.labels[inside], inside: Any = inside) -> Any:
+            x = image[(slice(None), *inside)]
             z = model(squeezed(x[None], plan.across).to(model.temperature.device))
             return overlap_counts(truth, unsqueezed(z, plan.across)[0].argmax(0).cpu(), model.classes - 1)
 
@@ -146,5 +149,6 @@ def corruption_curves(
     image = ((grid.image - low) / (high - low)).clip(0, 1).transpose(0, *(1 + axis for axis in order))
     if len(order) == 3:
         image = image[:, int((grid.labels > 0).transpose(order).sum((1, 2)).argmax())]
+        image = image[:, ::-1]  # front up
     shown = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None]
     return corruption_picture(scores, shown, "Dice", f"a window of {len(rows)} of the test cases each")
