@@ -320,7 +320,7 @@ def main() -> None:
     single.add_argument("words", nargs="+")
     for command in (big, table):
         command.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(sys.argv[1:] or ["cost"])
     if options.command == "one":
         print(json.dumps(one(options.words)))
         return
