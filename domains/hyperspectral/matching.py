@@ -12,7 +12,7 @@ from shared_backbones.errors import BadInput
 
 from .bands import Bands, difference
 from .data import Scene
-from .data.scene import Cube, Seen
+from .data.scene import Cube, Seen, Through
 
 PER_WIDTH = 2.3548  # full width at half height, in deviations of a Gaussian
 HALF = 0.5  # of a band's response must fall on measured bands
@@ -51,36 +51,11 @@ def _stretch(nm: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Resampled:
+class Resampled(Through):
     """A scene seen through the bands of another sensor."""
 
-    inner: Scene
     bands: Bands
     weights: Float[np.ndarray, "wanted own"]
-
-    @property
-    def where(self) -> str:
-        return self.inner.where
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.inner.shape
-
-    @property
-    def crs(self) -> str | None:
-        return self.inner.crs
-
-    @property
-    def transform(self) -> tuple[float, ...] | None:
-        return self.inner.transform
-
-    @property
-    def nodata(self) -> float | None:
-        return self.inner.nodata
-
-    @property
-    def block(self) -> tuple[int, int]:
-        return self.inner.block
 
     def read(self, rows: slice, cols: slice) -> tuple[Cube, Seen]:
         values, there = self.inner.read(rows, cols)

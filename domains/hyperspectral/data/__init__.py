@@ -21,42 +21,17 @@ from .mosaic import Mosaic, mosaic
 from .multispectral import SENSORS, placed_by_sensor
 from .quality import conditions
 from .raster import CACHE_MB, RasterScene, crs_name, envi_data, gdal
-from .scene import ArrayScene, CorruptBlock, Cube, Scene, Seen
+from .scene import ArrayScene, CorruptBlock, Cube, Scene, Seen, Through
 from .writer import Output, RasterWriter, copy_cube, cube_writer, finish_envi
 
 HDF = (".h5", ".hdf5", ".he5", ".nc", ".nc4")
 
 
 @dataclass(frozen=True)
-class Described:
+class Described(Through):
     """A scene whose bands are described better than in its own file."""
 
-    inner: Scene
     bands: Bands
-
-    @property
-    def where(self) -> str:
-        return self.inner.where
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.inner.shape
-
-    @property
-    def crs(self) -> str | None:
-        return self.inner.crs
-
-    @property
-    def transform(self) -> tuple[float, ...] | None:
-        return self.inner.transform
-
-    @property
-    def nodata(self) -> float | None:
-        return self.inner.nodata
-
-    @property
-    def block(self) -> tuple[int, int]:
-        return self.inner.block
 
     def read(self, rows: slice, cols: slice) -> tuple[Cube, Seen]:
         values, seen = self.inner.read(rows, cols)

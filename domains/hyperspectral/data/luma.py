@@ -9,45 +9,19 @@ import numpy as np
 from shared_backbones.errors import BadInput
 
 from ..bands import Bands, plain_bands
-from .scene import Cube, Scene, Seen
+from .scene import Cube, Scene, Seen, Through
 
 WEIGHTS = np.array([65.481, 128.553, 24.966]) / 255  # BT.601
 BLACK = 16.0
 
 
 @dataclass(frozen=True)
-class Luma:
+class Luma(Through):
     """Luma (16 to 235 of 255, rounded) of red, green, blue and perhaps alpha; of a grey image, of its one band."""
-
-    inner: Scene
-
-    @property
-    def where(self) -> str:
-        return self.inner.where
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.inner.shape
 
     @property
     def bands(self) -> Bands:
         return plain_bands(1)
-
-    @property
-    def crs(self) -> str | None:
-        return self.inner.crs
-
-    @property
-    def transform(self) -> tuple[float, ...] | None:
-        return self.inner.transform
-
-    @property
-    def nodata(self) -> float | None:
-        return self.inner.nodata
-
-    @property
-    def block(self) -> tuple[int, int]:
-        return self.inner.block
 
     def read(self, rows: slice, cols: slice) -> tuple[Cube, Seen]:
         values, seen = self.inner.read(rows, cols)

@@ -69,6 +69,37 @@ class Scene(Lattice, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Through:
+    """The base of a scene that reads another one: where it lies and how it is stored stay those of ``inner``."""
+
+    inner: Scene
+
+    @property
+    def where(self) -> str:
+        return self.inner.where
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.inner.shape
+
+    @property
+    def crs(self) -> str | None:
+        return self.inner.crs
+
+    @property
+    def transform(self) -> tuple[float, ...] | None:
+        return self.inner.transform
+
+    @property
+    def nodata(self) -> float | None:
+        return self.inner.nodata
+
+    @property
+    def block(self) -> tuple[int, int]:
+        return self.inner.block
+
+
 def measured(raw: Shaped[np.ndarray, "bands rows cols"], nodata: float | None) -> Seen:
     """True where a stored number is a measurement.
 
