@@ -61,7 +61,7 @@ def chronological(panel: Panel, protocol: str, lookback: int, horizon: int) -> S
             what = f"look-back {back} + horizon {horizon}" if back else f"horizon {horizon}"
             raise BadInput(
                 f"{panel.manifest.source}: too short: part {part!r} of split {protocol!r} has {len(steps)} of "
-                f"{len(panel.times)} steps and needs at least {need} ({what}). Shorten them or give more"
+                f"{len(panel.times) - panel.lead} steps and needs at least {need} ({what}). Shorten them or give more"
             )
     facts: dict[str, Any] = {
         part: {

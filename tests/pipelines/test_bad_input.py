@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from .test_cli import here, refused  # noqa: F401 - a fixture
+from .test_cli import call, here, refused  # noqa: F401 - a fixture
 
 rasterio = pytest.importorskip("rasterio", reason="the hyperspectral extra is not installed")
 FORECAST, CLASSIFY = "timeseries/forecast", "hyperspectral/classify"
@@ -199,16 +199,19 @@ def test_series_that_the_model_was_not_trained_on(capfd: pytest.CaptureFixture[s
     frame().to_csv(here / "series.csv", index=False)
     run = untrained(here / "run", FORECAST, "series.csv", *SMALL[1::2])
     frame().rename(columns={"wind": "wnd"}).to_csv(here / "other.csv", index=False)
-    frame(8).to_csv(here / "short.csv", index=False)
     frame().iloc[::24].to_csv(here / "daily.csv", index=False)
     for name, said in (
         ("other.csv", "wind"),
-        ("short.csv", "12"),
         ("daily.csv", "daily.csv"),
         ("gone.csv", "gone.csv"),
     ):
         assert said in refused(capfd, "predict", str(run), name, "--out", "out")
         assert not (here / "out").exists()
+    frame(8).to_csv(here / "short.csv", index=False)  # shorter than the look-back of 12: told, and said to be
+    assert call(capfd, "predict", str(run), "short.csv", "--out", "out")[0] == 0
+    told = pd.read_csv(here / "out" / "short" / "forecast.csv")
+    assert set(told["basis"]) == {"trained, short look-back"}
+    assert np.isfinite(told["forecast"]).all()
 
 
 def test_bands_that_the_model_was_not_trained_on(capfd: pytest.CaptureFixture[str], here: Path) -> None:  # noqa: F811
