@@ -139,7 +139,16 @@ class Over(Combined):
         return self.inner.state_size(n)
 
 
-class Serial(Combined):
+class Several(Combined):
+    """The base of mixers that hold a list of others, each with a state of its own."""
+
+    inner: nn.ModuleList
+
+    def state_size(self, n: int) -> int:
+        return sum(mixer.state_size(n) for mixer in self.inner)  # type: ignore[operator]
+
+
+class Serial(Several):
     """y = m_k(... m_2(m_1(x))): each part reads what the one before wrote, without a residual path between.
 
     For parts with residual paths of their own, write layers in a row, the first ones with ``channel: none``.
@@ -166,9 +175,6 @@ class Serial(Combined):
             x = mixer(x, layout)
         return x
 
-    def state_size(self, n: int) -> int:
-        return sum(mixer.state_size(n) for mixer in self.inner)  # type: ignore[operator]
-
 
 class Parallel(Serial):
     """y = sum_i m_i(x): the parts read the same tokens, as message passing beside attention in "Recipe for a
@@ -180,7 +186,7 @@ class Parallel(Serial):
         return torch.stack([mixer(x, layout) for mixer in self.inner]).sum(0)
 
 
-class Dense(Combined):
+class Dense(Several):
     """h_i = [x, g_1, ..., g_(i-1)] and g_i = a(W_i (h_i + m_i(norm h_i))), a leaky ReLU; y = scale W_k (h_k + ...).
 
     Each part reads all that was read and written before it, so that little is lost on the way: "DRCT: Saving Image
@@ -220,11 +226,8 @@ class Dense(Combined):
                 h = torch.cat([h, F.leaky_relu(new, 0.2)], -1)
         return self.scale * new
 
-    def state_size(self, n: int) -> int:
-        return sum(mixer.state_size(n) for mixer in self.inner)  # type: ignore[operator]
 
-
-class Split(Combined):
+class Split(Several):
     """y = concat_i m_i(x_i): each part mixes its own share of the channels.
 
     shares: relative widths of the parts, such as (1, 1, 2); None splits evenly. Each must come to whole channels.
@@ -252,9 +255,6 @@ class Split(Combined):
         self.check(layout)
         pieces = x.split(self.widths, -1)
         return torch.cat([mixer(piece, layout) for mixer, piece in zip(self.inner, pieces, strict=True)], -1)
-
-    def state_size(self, n: int) -> int:
-        return sum(mixer.state_size(n) for mixer in self.inner)  # type: ignore[operator]
 
 
 class Coarse(Combined):

@@ -90,12 +90,11 @@ class Restore:
         """Scenes are dealt whole; images are tested in one piece, as the field scores them."""
         several, cut = data.collection, self._cut(data)
         assert several is not None
-        dealt = deal(several, self.config)
+        dealt, blocks = deal(several, self.config), self._blocks(data)
 
         def numbers(part: Part) -> list[int]:
             if several.images and part == "test":
                 return [len(cut) + i for i in dealt[part]]
-            blocks = self._blocks(data)
             return [n for n, (i, _) in enumerate(cut) if i in dealt[part] and data.plain.read(*blocks[n])[1].any()]
 
         parts: dict[str, Any] = {p: np.array(numbers(p), dtype=np.int64) for p in PARTS}
