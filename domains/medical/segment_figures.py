@@ -151,7 +151,7 @@ def errors(
     ):
         colours[mask & seen] = colour
     ax.imshow(colours, aspect=aspect)
-    ax.set(xticks=[], yticks=[], xlabel="missed blue, made up orange, mistaken purple")
+    ax.set(xticks=[], yticks=[], xlabel="missed blue\nmade up orange\nmistaken purple")
     ax.xaxis.label.set_size("x-small")
 
 
