@@ -16,7 +16,7 @@ from shared_backbones.errors import BadInput
 ROWS_AT_ONCE = 65_536
 
 
-def write_rows(path: Path, blocks: Iterable[Float[np.ndarray, "n F"]], rows: int, features: int) -> Path:
+def write_rows(path: Path, blocks: Iterable[Float[np.ndarray, "_ F"]], rows: int, features: int) -> Path:
     """A matrix (rows, features) of float32 written block by block, aside first; returns ``path``.
 
     Raises BadInput where the blocks do not make up that many rows.

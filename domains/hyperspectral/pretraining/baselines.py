@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 Cube = Float[np.ndarray, "b rows cols"]
 Mask = Bool[np.ndarray, "b rows cols"]
+Window = tuple[Float[np.ndarray, "_ _ _"], Bool[np.ndarray, "_ _ _"], Bool[np.ndarray, "_ _ _"]]  # sizes differ
 Method = Callable[[Cube, Mask], Cube]  # values, which of them can be seen -> values everywhere
 RANKS = (3, 8, 16, 32)
 WIDTHS = (0.7, 1.5, 3.0)  # px
@@ -104,7 +105,7 @@ def low_rank_around(p: Principal, width: float) -> Method:
     return fill
 
 
-def best(candidates: Sequence[Method], held: Sequence[tuple[Cube, Mask, Mask]]) -> Method:
+def best(candidates: Sequence[Method], held: Sequence[Window]) -> Method:
     """The method with the least squared error at hidden values of (values, visible, hidden) windows."""
 
     def cost(method: Method) -> float:

@@ -43,6 +43,7 @@ DARK = 0.05  # of the range: spectra darker than this count no more than it
 LARGE = 128  # px: attention over a larger image at once would take gigabytes
 LINEAR_DRAWS = 4  # how often each training block is spoilt for the closed form
 Cube = Float[np.ndarray, "b rows cols"]
+Ragged = Float[np.ndarray, "_ _ _"]  # one of several blocks, whose sizes differ
 Spoil = Callable[[Cube, np.random.Generator], Cube]
 
 
@@ -256,7 +257,7 @@ class Restore:
         inner = (slice(None), slice(edge, found.shape[1] - edge), slice(edge, found.shape[2] - edge))
         return row(eight_bit(found)[inner], clean[inner], seen[inner])
 
-    def methods(self, val: list[tuple[Cube, Cube]]) -> dict[str, Callable[[Cube], Cube]]:
+    def methods(self, val: list[tuple[Ragged, Ragged]]) -> dict[str, Callable[[Cube], Cube]]:
         """Name -> function of a given block, settings chosen on (given, clean) validation blocks."""
         raise NotImplementedError
 
@@ -313,7 +314,7 @@ class Denoise(Restore):
     def said(self) -> str:
         return f"{self.options.noise} noise of {self.options.sigma:g}/255 of the range of training values"
 
-    def methods(self, val: list[tuple[Cube, Cube]]) -> dict[str, Callable[[Cube], Cube]]:
+    def methods(self, val: list[tuple[Ragged, Ragged]]) -> dict[str, Callable[[Cube], Cube]]:
         return {
             "given": lambda y: y,
             "low_rank": chosen(low_rank, RANKS, val),
@@ -340,7 +341,7 @@ class Superres(Restore):
     def said(self) -> str:
         return f"bicubic with antialiasing to pixels {self.multiple} times as large"
 
-    def methods(self, val: list[tuple[Cube, Cube]]) -> dict[str, Callable[[Cube], Cube]]:
+    def methods(self, val: list[tuple[Ragged, Ragged]]) -> dict[str, Callable[[Cube], Cube]]:
         return {"bicubic": lambda y: y, "bicubic_low_rank": chosen(low_rank, RANKS, val)}
 
 

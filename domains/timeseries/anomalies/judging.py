@@ -11,7 +11,7 @@ from .records import Record
 from .scores import causal_mean, surprise, threshold_of
 from .windows import standardised
 
-View = Float[np.ndarray, "T V"]
+View = Float[np.ndarray, "_ _"]  # (steps, channels), which differ between series
 
 
 def moving_z(record: Record, lookback: int) -> Float[np.ndarray, "T V"]:
