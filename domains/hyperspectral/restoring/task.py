@@ -21,7 +21,7 @@ from ...task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part, Sin
 from ..bands import in_ranges, picked
 from ..ground import ground_audits, tiles_at
 from ..source import spectra
-from .baselines import RANKS, WEIGHTS, chosen, low_rank, total_variation
+from .baselines import RANKS, WEIGHTS, Held, chosen, low_rank, total_variation
 from .collaborative import collaborative
 from .collection import deal
 from .config import DenoiseOptions, RestoreOptions, SuperresOptions
@@ -43,7 +43,6 @@ DARK = 0.05  # of the range: spectra darker than this count no more than it
 LARGE = 128  # px: attention over a larger image at once would take gigabytes
 LINEAR_DRAWS = 4  # how often each training block is spoilt for the closed form
 Cube = Float[np.ndarray, "b rows cols"]
-Ragged = Float[np.ndarray, "_ _ _"]  # one of several blocks, whose sizes differ
 Spoil = Callable[[Cube, np.random.Generator], Cube]
 
 
@@ -257,7 +256,7 @@ class Restore:
         inner = (slice(None), slice(edge, found.shape[1] - edge), slice(edge, found.shape[2] - edge))
         return row(eight_bit(found)[inner], clean[inner], seen[inner])
 
-    def methods(self, val: list[tuple[Ragged, Ragged]]) -> dict[str, Callable[[Cube], Cube]]:
+    def methods(self, val: list[Held]) -> dict[str, Callable[[Cube], Cube]]:
         """Name -> function of a given block, settings chosen on (given, clean) validation blocks."""
         raise NotImplementedError
 
@@ -314,7 +313,7 @@ class Denoise(Restore):
     def said(self) -> str:
         return f"{self.options.noise} noise of {self.options.sigma:g}/255 of the range of training values"
 
-    def methods(self, val: list[tuple[Ragged, Ragged]]) -> dict[str, Callable[[Cube], Cube]]:
+    def methods(self, val: list[Held]) -> dict[str, Callable[[Cube], Cube]]:
         return {
             "given": lambda y: y,
             "low_rank": chosen(low_rank, RANKS, val),
@@ -341,7 +340,7 @@ class Superres(Restore):
     def said(self) -> str:
         return f"bicubic with antialiasing to pixels {self.multiple} times as large"
 
-    def methods(self, val: list[tuple[Ragged, Ragged]]) -> dict[str, Callable[[Cube], Cube]]:
+    def methods(self, val: list[Held]) -> dict[str, Callable[[Cube], Cube]]:
         return {"bicubic": lambda y: y, "bicubic_low_rank": chosen(low_rank, RANKS, val)}
 
 
