@@ -54,6 +54,18 @@ class Sample:
         """Offer (n, d) rows."""
         drawn = np.concatenate([self.drawn, self.random.random(len(rows))])
         every = rows if self.kept is None else np.concatenate([self.kept, rows])
+        self._keep(every, drawn)
+
+    def join(self, other: Sample) -> None:
+        """Take in what another process has seen of the same input, where its rows have the same columns."""
+        if other.kept is None:
+            return
+        if self.kept is None:
+            self.inputs, self.kept, self.drawn = other.inputs, other.kept, other.drawn
+        elif (self.inputs, self.kept.shape[1]) == (other.inputs, other.kept.shape[1]):
+            self._keep(np.concatenate([self.kept, other.kept]), np.concatenate([self.drawn, other.drawn]))
+
+    def _keep(self, every: np.ndarray, drawn: np.ndarray) -> None:
         keep = np.sort(np.argsort(drawn, kind="stable")[: self.rows])
         self.kept, self.drawn = every[keep], drawn[keep]
 

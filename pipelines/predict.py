@@ -10,11 +10,12 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from domains.public import sha256_of
 from shared_backbones.errors import BadInput, BadRequest, CambiumError
@@ -28,6 +29,9 @@ from .seal import SEAL, verify
 from .sink import SHELF, STAGING, FolderSink
 from .store import WRITING, DiskFull, disk_full_is_clear, write_json
 from .usage import Usage, as_rows, measured
+
+if TYPE_CHECKING:
+    from .features import Sample
 
 _FULL = 64 * 1024  # bytes; with less left, a failed write is a full disk's
 _MODEL_FILES = ("model.json", "model.safetensors")
@@ -93,28 +97,41 @@ class _Job:
         return hashlib.sha256(f"{seen} {model} {origin['code']}".encode()).hexdigest()[:16]
 
 
-def _make_share(number: int, *, name: str, of: int, job: _Job, source: str, model: Path, out: Path, key: str) -> None:
-    """A share of one input's windows, put on its shelf by a process of its own."""
+def _watched(trained: Any, reference: Any) -> AbstractContextManager[Sample]:
+    """While it lasts, a sample of what the model sees of one input is taken, where there is one of the training."""
+    from .features import AN_INPUT, watched
+
+    unit, wide = (reference.unit, reference.inputs) if reference else (None, 0)
+    inputs = getattr(trained.task, "drift_inputs", None) if wide else None
+    return watched(trained.model, AN_INPUT, unit, inputs, wide)
+
+
+def _make_share(number: int, *, name: str, of: int, job: _Job, source: str, model: Path, out: Path, key: str) -> Sample:
+    """A share of one input's windows, put on its shelf by a process of its own; returns a sample of what it saw."""
+    import numpy as np
     import torch
 
     from domains.journal import Share, Shared
 
-    trained, _ = _loaded(model, key)
+    trained, reference = _loaded(model, key)
     sink = FolderSink(out, job.folder, key)
     sink.staging, sink.share = out / f"{STAGING}{job.folder}-{number}", Share(name, number, of)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), _watched(trained, reference) as sample:
+            sample.random = np.random.default_rng(1 + number)
             trained.task.predict(trained.model, trained.fitted, source, sink)
     except Shared:
         pass
     finally:
         sink.discard()
+    return sample
 
 
-def _fan_out(name: str, *, of: int, **known: Any) -> None:
+def _fan_out(name: str, *, of: int, sample: Sample, **known: Any) -> None:
     """Shares of one input to ``of`` processes. What goes wrong there goes wrong here too, when it is made again."""
-    for _ in engines.map(partial(_make_share, name=name, of=of, **known), range(of), workers=of):
-        pass
+    for outcome in engines.map(partial(_make_share, name=name, of=of, **known), range(of), workers=of):
+        if outcome.value is not None:
+            sample.join(outcome.value)
 
 
 def _predict_one(
@@ -123,20 +140,16 @@ def _predict_one(
     """Outputs and facts of one input; ``split``: how many processes may share it, where it is made in windows."""
     import torch
 
-    from .features import AN_INPUT, keep_features, watched
+    from .features import keep_features
 
     trained, reference = _loaded(model, sha256)
     sink = FolderSink(out, job.folder, job.key(sha256, origin))
     try:
         with disk_full_is_clear(out / job.folder), torch.inference_mode():
-            unit, wide = (reference.unit, reference.inputs) if reference else (None, 0)
-            inputs = getattr(trained.task, "drift_inputs", None) if wide else None
-            seen = watched(trained.model, AN_INPUT, unit, inputs, wide)
-            with seen as sample, fetched(job.source) as source:
+            with _watched(trained, reference) as sample, fetched(job.source) as source:
                 if split > 1:
-                    sink.fan_out = partial(
-                        _fan_out, of=split, job=job, source=source, model=model, out=out, key=sink.key
-                    )
+                    shared = partial(_fan_out, of=split, sample=sample, job=job, source=source)
+                    sink.fan_out = partial(shared, model=model, out=out, key=sink.key)
                 facts = trained.task.predict(trained.model, trained.fitted, source, sink)
             with sink.file(CARD) as path:
                 path.write_text(json.dumps({"input": job.source, "input_sha256": job.sha256, **origin}, indent=2))

@@ -56,7 +56,8 @@ def make_run(
     from pipelines.config import build_preset, build_task, resolve, to_yaml
     from pipelines.runs import save_model
 
-    preset = str(Path(__file__).with_name("rows.yaml" if task == "toy/rows" else "toy.yaml"))
+    own = {"toy/rows": "rows.yaml", "toy/line": "toy.yaml"}
+    preset = str(Path(__file__).with_name(own[task])) if task in own else None
     config = resolve(task, data="simulated", preset=preset, sets=sets, seed=seed)
     built, sentence = build_task(config), build_preset(config)
     data = built.open("simulated")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from pipelines import checks, features
+from domains.hyperspectral.data import copy_cube
+from domains.hyperspectral.simulate import simulate
+from pipelines import checks, engines, features
 from pipelines.checks import held_to, schema_changes
 from pipelines.config import resolve
 from pipelines.drift import against, batch_drift, drift, ks, outside, stability
-from pipelines.features import Sample, keep_reference, load_reference
+from pipelines.features import FEATURES, Sample, keep_reference, load_reference
 from pipelines.predict import predict
 from pipelines.runs import load_run
 from shared_backbones.errors import BadInput
@@ -223,3 +226,24 @@ def test_schema_changes() -> None:
     old = {"names": ["a", "b"], "freq": "h", "mean": [1.0]}
     assert schema_changes(old, {"names": ["a", "b"], "freq": "h", "mean": [7.0, 3.0]}) == []
     assert schema_changes(old, {"names": ["a"], "freq": "d"}) == ["freq is 'd', was 'h'", "names[1] 'b' is gone"]
+
+
+def test_processes_that_share_a_scene_share_its_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = ("simulated.rows=96", "simulated.cols=96", "simulated.bands=8", "split.block=12", "predict_tile=8")
+    run = make_run(tmp_path / "runs" / "x", task="hyperspectral/classify", sets=sets)
+    trained = load_run(run)
+    data = trained.task.open("simulated")
+    items = trained.task.items(data, trained.task.split(data), trained.fitted, "train")
+    assert keep_reference(run, trained.task, trained.model, items, 100) is not None
+    scene = tmp_path / "scene.tif"
+    copy_cube(simulate(7, shape=(48, 40), bands=8).scene, scene, "int16")
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    predict(run, [str(scene)], alone)
+    here = partial(engines.map, workers=1)
+    monkeypatch.setattr("pipelines.predict.engines.map", lambda fn, items, **given: here(fn, items))
+    assert predict(run, [str(scene)], shared, workers=3).exit_code == 0
+    assert (alone / "scene" / "scene_class.tif").read_bytes() == (shared / "scene" / "scene_class.tif").read_bytes()
+    one, several = (np.load(out / "scene" / FEATURES) for out in (alone, shared))
+    assert one.shape == several.shape
+    assert np.abs(one.mean(0) - several.mean(0)).max() < 0.5
+    assert len(np.unique(several, axis=0)) > 0.9 * len(several)
