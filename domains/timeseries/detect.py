@@ -17,6 +17,7 @@ from domains.task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part
 from .anomalies.baselines import all_baselines
 from .anomalies.config import DetectOptions
 from .anomalies.judging import judged, views_of
+from .anomalies.leveling import leveled
 from .anomalies.model import Watcher, choose_gate, errors_of, fit_skip
 from .anomalies.records import Record, Records, poisoned, probation_of
 from .anomalies.scores import evidence_of, metrics_of
@@ -133,8 +134,8 @@ class Detect:
             model.threshold.fill_(self._judged(model, known)[1])
 
     def scores(self, model: Watcher, data: Records) -> list[Float[np.ndarray, "T"]]:
-        """Of every step of every series."""
-        return self._judged(model, data.items)[0]
+        """Of every step of every series, as multiples of what an alarm takes."""
+        return leveled(self._judged(model, data.items)[0], data.items, float(model.threshold), self.config)
 
     def _judged(self, model: Watcher, records: Sequence[Record]) -> tuple[list[Float[np.ndarray, "T"]], float]:
         errors = errors_of(model, records)
@@ -145,7 +146,7 @@ class Detect:
         """One row per series. Only the test part holds anomalies worth judging; other parts are judged as it is."""
         assert isinstance(model, Watcher)
         c = self.config
-        return evidence_of(data.items, self.scores(model, data), float(model.threshold), c.hold, c.point_adjust)
+        return evidence_of(data.items, self.scores(model, data), c.hold, c.point_adjust)
 
     def baselines(self, data: Records, split: Split, fitted: Fitted) -> Mapping[str, Evidence]:
         """Random scores, moving z-score, isolation forest and discord, thresholds by the same rule."""
@@ -160,12 +161,10 @@ class Detect:
         from .anomalies.figures import beside, histogram, strips
 
         assert isinstance(model, Watcher)
-        scores, threshold = self.scores(model, data), float(model.threshold)
+        scores = self.scores(model, data)
         return {
-            "Alarms where they did best and worst": strips(
-                data.items, scores, threshold, self.config.hold, scored["model"]
-            ),
-            "Scores of quiet and of labelled steps": histogram(data.items, scores, threshold),
+            "Alarms where they did best and worst": strips(data.items, scores, self.config.hold, scored["model"]),
+            "Scores of quiet and of labelled steps": histogram(data.items, scores),
             "Beside the baselines": beside(scored, self.metrics),
         }
 

@@ -12,6 +12,7 @@ from domains.task import Evidence
 from .config import DetectOptions
 from .discord import left_profile
 from .judging import judged, moving_z
+from .leveling import leveled
 from .records import Record
 from .scores import evidence_of
 from .windows import standardised
@@ -66,5 +67,7 @@ def all_baselines(records: Sequence[Record], options: DetectOptions) -> Mapping[
     for name, scorer in scorers.items():
         smooth = 1 if name == "discord" else options.smooth
         scores, threshold = judged([[scorer(r, options)] for r in records], records, smooth, options.alarm_rate)
-        found[name] = evidence_of(records, scores, threshold, options.hold, options.point_adjust)
+        found[name] = evidence_of(
+            records, leveled(scores, records, threshold, options), options.hold, options.point_adjust
+        )
     return found

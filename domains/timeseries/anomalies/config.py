@@ -18,6 +18,9 @@ class DetectOptions(TaskConfig):
     val: float = Field(0.25, gt=0, lt=0.9, description="share of the probation, its end, that validates")
     smooth: int = Field(5, ge=1, description="errors of the last so many steps are averaged into a score")
     alarm_rate: float = Field(1e-4, gt=0, lt=0.1, description="share of quiet steps that may raise an alarm")
+    level: Literal["following", "fixed"] = Field(
+        "following", description="what an alarm takes follows the series' own scores so far, or is the threshold alone"
+    )
     hold: int = Field(64, ge=1, description="steps after an alarm in which no further one is counted by the NAB score")
     point_adjust: bool = Field(False, description="also report F1 after point adjustment, which flatters")
 

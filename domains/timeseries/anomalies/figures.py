@@ -17,8 +17,11 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 SHOWN = 4
 
 
-def strips(records: Sequence[Record], scores: Sequence[Any], threshold: float, hold: int, evidence: Evidence) -> Figure:
-    """The series where the alarms did best and worst: values, windows in red, alarms as ticks, and the score."""
+def strips(records: Sequence[Record], scores: Sequence[Any], hold: int, evidence: Evidence) -> Figure:
+    """The series where the alarms did best and worst: values, windows in red, alarms as ticks, and the score.
+
+    Scores are multiples of what an alarm takes at their moment.
+    """
     quality = evidence.columns["nab"] / np.maximum(evidence.columns["windows"], 1)
     order = np.argsort(-quality, kind="stable")
     chosen = list(dict.fromkeys([*order[: SHOWN // 2], *order[-(SHOWN // 2) :]]))
@@ -34,10 +37,10 @@ def strips(records: Sequence[Record], scores: Sequence[Any], threshold: float, h
                 axis.axvspan(r.times[first], r.times[last], color="tab:red", alpha=0.2, lw=0)
             axis.axvspan(r.times[0], r.times[r.known - 1], color="0.5", alpha=0.12, lw=0)
             axis.margins(x=0)
-        raised = alarms(s[r.known :] >= threshold, hold) + r.known
-        low.plot(r.times, np.minimum(s, 3 * threshold), lw=0.6, color="0.3")
-        low.axhline(threshold, color="tab:orange", lw=0.8)
-        low.plot(r.times[raised], np.full(len(raised), threshold), "v", ms=4, color="tab:orange")
+        raised = alarms(s[r.known :] >= 1, hold) + r.known
+        low.plot(r.times, np.minimum(s, 3), lw=0.6, color="0.3")
+        low.axhline(1, color="tab:orange", lw=0.8)
+        low.plot(r.times[raised], np.ones(len(raised)), "v", ms=4, color="tab:orange")
         low.set_ylabel("score", fontsize="x-small")
         top.set_title(f"{r.name}: {len(raised)} alarms (grey: probation, red: labelled)", fontsize="small")
     return figure
@@ -57,16 +60,16 @@ def beside(scored: Mapping[str, Evidence], metrics: Callable[[Evidence], dict[st
     return figure
 
 
-def histogram(records: Sequence[Record], scores: Sequence[Any], threshold: float) -> Figure:
-    """Scores of quiet and of labelled test steps, with the threshold."""
+def histogram(records: Sequence[Record], scores: Sequence[Any]) -> Figure:
+    """Scores of quiet and of labelled test steps, as multiples of what an alarm takes."""
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axis = figure.subplots()
     quiet = np.concatenate([s[r.known :][~r.labels[r.known :]] for r, s in zip(records, scores, strict=True)])
     wrong = np.concatenate([s[r.known :][r.labels[r.known :]] for r, s in zip(records, scores, strict=True)])
-    edges = np.geomspace(0.02, max(2 * threshold, 10), 60).tolist()
+    edges = np.geomspace(0.005, 10, 60).tolist()
     for x, name, colour in ((quiet, "quiet", "0.5"), (wrong, "labelled", "tab:red")):
         axis.hist(np.clip(x, edges[0], edges[-1]), edges, density=True, histtype="step", color=colour, label=name)
-    axis.axvline(threshold, color="tab:orange", label="threshold, from the probations")
-    axis.set(xscale="log", yscale="log", xlabel="score", ylabel="density of test steps")
+    axis.axvline(1, color="tab:orange", label="alarm")
+    axis.set(xscale="log", yscale="log", xlabel="score, of what an alarm takes", ylabel="density of test steps")
     axis.legend(fontsize="small")
     return figure

@@ -14,6 +14,7 @@ from shared_backbones.errors import BadInput, BadRequest
 from .config import DetectOptions
 from .data import parse_record, rows_of
 from .judging import judged, views_of
+from .leveling import Level
 from .model import Watcher, errors_of
 from .records import Record
 
@@ -37,6 +38,7 @@ class AlarmFollower:
         self.first: Record | None = None
         self.errors = np.zeros((0, 0))  # of the probation's rows
         self.last: Record | None = None  # rows behind it, as many as are needed
+        self.level: Level | None = None  # of the alarms, where it follows the scores
         self.seen, self.alarm = 0, -(2**62)
 
     def push(self, content: bytes) -> Iterator[dict[str, Any]]:
@@ -77,16 +79,21 @@ class AlarmFollower:
         errors = errors_of(self.model, [record], "test")[0]
         errors[: len(first)] = self.errors
         (score,), _ = judged([views_of(record, errors, self.model.lookback)], [record], c.smooth, c.alarm_rate)
-        level = float(self.model.threshold)
+        threshold = float(self.model.threshold)
+        if c.level == "following":
+            self.level = self.level or Level(score[c.lookback : len(first)], threshold, c)
+            score[-fresh:] = self.level.push(score[-fresh:])
+        else:
+            score = score / threshold
         for place in range(len(score) - fresh, len(score)):
             row = self.seen - len(score) + place
-            flagged = bool(score[place] >= level)
+            flagged = bool(score[place] >= 1)
             alarm = flagged and row - self.alarm > c.hold
             self.alarm = row if alarm else self.alarm
             time = record.times[place]
             yield {
                 "row": row, "time": int(time) if np.issubdtype(record.times.dtype, np.integer) else str(time),
-                "score": round(float(score[place] / level), 6), "flagged": int(flagged), "alarm": int(alarm),
+                "score": round(float(score[place]), 6), "flagged": int(flagged), "alarm": int(alarm),
             }  # fmt: skip
         self.last = _rows(last, slice(max(0, len(last) - (self.keep - c.probation_most)), None))
 

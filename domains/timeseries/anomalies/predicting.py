@@ -12,6 +12,7 @@ from domains.task import Fitted, Sink
 from .config import DetectOptions
 from .data import runs
 from .judging import judged, views_of
+from .leveling import leveled
 from .metrics import alarms
 from .model import Watcher, errors_of
 from .source import read_records
@@ -27,20 +28,18 @@ def predict_source(options: DetectOptions, model: Watcher, fitted: Fitted, sourc
     found = zip(records, errors_of(model, records), strict=True)
     views = [views_of(r, e, model.lookback) for r, e in found]
     scores, _ = judged(views, records, options.smooth, options.alarm_rate)
-    threshold = float(model.threshold)
+    scores = leveled(scores, records, float(model.threshold), options)
     tables, events = [], []
     for r, s in zip(records, scores, strict=True):
-        flags = s >= threshold
+        flags = s >= 1
         flags[: r.known] = False
         raised = np.zeros(len(s), bool)
         raised[alarms(flags, options.hold)] = True
-        columns = {"series": r.name, "time": r.times, "score": np.round(s / threshold, 6), "flagged": flags.astype(int)}
+        columns = {"series": r.name, "time": r.times, "score": np.round(s, 6), "flagged": flags.astype(int)}
         columns |= {"alarm": raised.astype(int), "probation": (np.arange(len(s)) < r.known).astype(int)}
         tables.append(pd.DataFrame(columns))
         for first, last in runs(flags):
-            events.append(
-                (r.name, r.times[first], r.times[last], round(float(s[first : last + 1].max() / threshold), 4))
-            )
+            events.append((r.name, r.times[first], r.times[last], round(float(s[first : last + 1].max()), 4)))
     with sink.file("scores.csv") as path:
         pd.concat(tables).to_csv(path, index=False)
     with sink.file("events.csv") as path:

@@ -19,7 +19,7 @@ from .metrics import alarms, nab_raw, point_adjusted, point_counts, range_parts,
 from .records import Record
 
 TAIL = 0.1  # share of the usual scores, the highest, whose mean excess says how fast the tail falls
-GRID = np.geomspace(0.05, 20, 80)  # multiples of the threshold at which the NAB score is read as well
+GRID = np.geomspace(0.05, 20, 80)  # multiples of the alarm's level at which the NAB score is read as well
 
 
 def causal_mean(x: Float[np.ndarray, "T"], width: int) -> Float[np.ndarray, "T"]:
@@ -61,15 +61,13 @@ def threshold_of(scores: Sequence[Float[np.ndarray, "_"]], rate: float) -> float
     return max(level + excess * float(np.log(max(TAIL / rate, 1.0))), 1e-9)
 
 
-def score_record(
-    record: Record, score: Float[np.ndarray, "T"], threshold: float, hold: int, adjust: bool
-) -> dict[str, Any]:
-    """Additive statistics of one series' test part."""
+def score_record(record: Record, score: Float[np.ndarray, "T"], hold: int, adjust: bool) -> dict[str, Any]:
+    """Additive statistics of one series' test part; scores are multiples of what an alarm takes."""
     start = record.known
     windows = record.windows[record.windows[:, 1] >= start] - start
     windows = np.maximum(windows, 0)
     mine, labels = score[start:], record.labels[start:]
-    flags = mine >= threshold
+    flags = mine >= 1
     longest = int(np.median(windows[:, 1] - windows[:, 0] + 1)) if len(windows) else 0
     row: dict[str, Any] = {
         **point_counts(flags, labels), **range_parts(flags, windows), **affiliation_parts(flags, windows),
@@ -77,7 +75,7 @@ def score_record(
     row |= {
         "nab": nab_raw(alarms(flags, hold), windows), "windows": float(len(windows)), "steps": float(len(mine)),
         "alarms": float(len(alarms(flags, hold))), "vus_pr": vus_pr(mine, windows, longest),
-        "nab_grid": np.array([nab_raw(alarms(mine >= threshold * g, hold), windows) for g in GRID]),
+        "nab_grid": np.array([nab_raw(alarms(mine >= g, hold), windows) for g in GRID]),
     }  # fmt: skip
     if adjust:
         row |= {f"adjusted_{k}": v for k, v in point_counts(point_adjusted(flags, windows), labels).items()}
@@ -87,12 +85,11 @@ def score_record(
 def evidence_of(
     records: Sequence[Record],
     scores: Sequence[Float[np.ndarray, "_"]],
-    threshold: float,
     hold: int,
     adjust: bool = False,
 ) -> Evidence:
-    """One row per series, which is one unit."""
-    rows = [score_record(r, s, threshold, hold, adjust) for r, s in zip(records, scores, strict=True)]
+    """One row per series, which is one unit. Scores are multiples of what an alarm takes."""
+    rows = [score_record(r, s, hold, adjust) for r, s in zip(records, scores, strict=True)]
     columns = {k: np.array([row[k] for row in rows], np.float64) for k in rows[0]}
     columns["scored"] = np.isfinite(columns["vus_pr"]).astype(np.float64)
     columns["vus_pr"] = np.nan_to_num(columns["vus_pr"])

@@ -16,6 +16,7 @@ from domains.timeseries.anomalies.config import DetectOptions
 from domains.timeseries.anomalies.data import runs
 from domains.timeseries.anomalies.discord import left_profile
 from domains.timeseries.anomalies.judging import moving_z
+from domains.timeseries.anomalies.leveling import Level
 from domains.timeseries.anomalies.metrics import (
     alarms,
     nab_raw,
@@ -121,6 +122,35 @@ def test_the_threshold_holds_the_rate_of_an_exponential() -> None:
     random = np.random.default_rng(0)
     level = threshold_of([random.exponential(size=20_000)], 1e-4)
     assert abs(level + np.log(1e-4)) < 0.5
+
+
+@pytest.mark.parametrize("rate", [1e-3, 1e-2])
+def test_the_level_keeps_the_promised_rate_where_scores_drift(rate: float) -> None:
+    random = np.random.default_rng(0)
+    scores = random.exponential(size=40_000) * np.linspace(1, 2, 40_000)
+    fixed, options = threshold_of([scores[:500]], rate), DetectOptions(alarm_rate=rate)
+    flagged = Level(scores[:500], fixed, options).push(scores[500:]) >= 1
+    assert (scores[500:] >= fixed).mean() > 4 * rate
+    assert rate / 2 < flagged.mean() < 2 * rate
+
+
+def test_the_level_of_a_step_rests_on_earlier_scores_however_they_come() -> None:
+    random, options = np.random.default_rng(0), DetectOptions(lookback=16)
+    past, scores = random.exponential(size=100), random.exponential(size=200)
+    whole = Level(past, 3.0, options).push(scores)
+    pieces = Level(past, 3.0, options)
+    np.testing.assert_array_equal(np.concatenate([pieces.push(s) for s in np.split(scores, [0, 5, 40, 41])]), whole)
+    spoilt = np.where(np.arange(200) < 150, scores, 1e9)
+    np.testing.assert_array_equal(Level(past, 3.0, options).push(spoilt)[:150], whole[:150])
+    assert (whole <= scores / 3.0 + 1e-12).all()  # never easier than the threshold
+
+
+def test_an_anomaly_hardly_raises_the_level() -> None:
+    random, options = np.random.default_rng(0), DetectOptions(lookback=64)
+    level = Level(random.exponential(size=1000), 9.0, options)
+    before = level.now
+    assert (level.push(np.full(128, 1e6)) > 1e4).all()
+    assert level.now < 1.5 * before
 
 
 def test_moving_z_is_the_distance_from_the_steps_before() -> None:
