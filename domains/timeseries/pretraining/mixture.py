@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 
 from domains.task import PARTS, Batch, Fitted, Manifest, Part, Split
+from shared_backbones.errors import BadInput
 
 from ..config import TableConfig
 from ..data import Panel
@@ -49,6 +50,8 @@ class Mixture:
 def open_mixture(source: str, config: PretrainConfig) -> Mixture:
     """Tables named one after the other with + between them. Raises BadInput."""
     names = tuple(name for name in source.split("+") if name)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BadInput(f"{source}: {', '.join(twice)} is named twice; name every table once")
     panels = tuple(open_source(name, config) for name in names or (source,))
     digest = hashlib.sha256("".join(p.manifest.sha256 for p in panels).encode()).hexdigest()
     licences = "; ".join(dict.fromkeys(p.manifest.licence for p in panels))

@@ -142,6 +142,11 @@ def test_it_learns_and_tells_the_future_of_series_it_never_saw(two: str, tmp_pat
         t.predict(model, fitted, written(new[:30], tmp_path, "short.csv"), _Folder(tmp_path / "out"))
 
 
+def test_a_table_is_named_once(two: str) -> None:
+    with pytest.raises(BadInput, match="is named twice"):
+        pretrain().open(f"{two}+{two}")
+
+
 def test_a_forecast_starts_from_it(two: str, tmp_path: Path) -> None:
     t = pretrain()
     data = t.open(two)
