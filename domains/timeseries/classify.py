@@ -16,13 +16,14 @@ from domains.task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Porta
 
 from .classes import places
 from .objects.closing import calibrate, fit_skip, fit_thresholds, over_items
-from .objects.collection import Objects, poisoned
+from .objects.collection import Objects, numbered, poisoned
 from .objects.config import ClassifyOptions
 from .objects.fitting import fit_objects
 from .objects.items import ObjectItems
 from .objects.model import SeriesClassifier
 from .objects.source import SUFFIXES, open_objects
 from .objects.splits import audit_split, make_split
+from .objects.trend import WORDS, worded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,9 +81,15 @@ class Classify:
         return ObjectItems(data, split.parts[part], self.targets(data, split.parts[part], fitted))
 
     def targets(self, data: Objects, rows: Int64[np.ndarray, "n"], fitted: Fitted) -> Int64[np.ndarray, "n"]:
-        """Places of the objects' classes among those of the training. Raises BadInput for one that was not there."""
+        """Places of the objects' classes among those of the training. Raises BadInput for one that was not there.
+
+        Moves of a price are classed by the threshold of the training, whatever another file would make of its own.
+        """
         remedy = ". Leave its objects out, or train with it"
-        return places(data.classes, data.labels[rows], fitted["classes"], data.manifest.source, remedy)
+        names, labels = data.classes, data.labels[rows]
+        if len(data.moves) and "trend" in fitted:
+            names, labels = WORDS, numbered(worded(data.moves[rows], fitted["trend"]["threshold"]), WORDS)[0]
+        return places(names, labels, fitted["classes"], data.manifest.source, remedy)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Mean cross-entropy of the backbone's own scores, and the objects of the batch."""

@@ -38,9 +38,9 @@ def all_baselines(task: Classify, data: Objects, split: Split, fitted: Fitted) -
         table = np.concatenate([data.features, data.static], 1)
         found["gradient boosting on statistics and periods"] = boosted(table[known], labels, classes)(table[test])
         found["ridge on statistics and periods"] = _table_ridge(table, known, test, labels, classes)
-    if "trend" in data.manifest.facts:
+    if "trend" in fitted:
         series = [data.series[i] for i in test]
-        last = persisting(series, data.channels, data.manifest.facts["trend"], fitted["classes"])
+        last = persisting(series, data.channels, fitted["trend"], fitted["classes"])
         if last is not None:
             found["the trend so far"] = (np.eye(classes)[last] + 1 / classes) / 2
     shares = np.bincount(labels, minlength=classes) / len(labels)

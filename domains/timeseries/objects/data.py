@@ -35,6 +35,7 @@ class Raw:
     label: str = ""
     part: str = ""
     static: tuple[float, ...] = ()
+    move: float = float("nan")  # of the price, where that decides the class
 
 
 @dataclass

@@ -37,6 +37,8 @@ def fit_objects(data: Objects, split: Split, options: ClassifyOptions) -> Fitted
         "static_std": static_std.tolist(), "static_names": list(data.static_names), "least": options.least,
         "longest_period": data.longest_period,
     }  # fmt: skip
+    if "trend" in data.manifest.facts:
+        fitted["trend"] = data.manifest.facts["trend"]
     if not data.regular:
         spans = [float(np.ptp(s[:, TIME])) for s in series]
         fitted["span"] = max(spans) or 1.0

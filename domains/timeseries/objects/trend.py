@@ -83,8 +83,8 @@ def parse_trend(raw: bytes, source: str, options: TrendOptions, reading: ReadOpt
     labels = worded(move, threshold)
     views = np.lib.stride_tricks.sliding_window_view(values, options.window, axis=0, writeable=True).swapaxes(1, 2)
     objects = [
-        Raw(stamps[t], views[t - options.window + 1], label if part else "", part)
-        for t, label, part in zip(ends.tolist(), labels, parts, strict=True)
+        Raw(stamps[t], views[t - options.window + 1], label if part else "", part, move=m)
+        for t, label, part, m in zip(ends.tolist(), labels, parts, move.tolist(), strict=True)
     ]
     found: dict[str, Any] = {"trend": {**options.model_dump(mode="json"), "threshold": threshold}}
     return Read(True, tuple(map(str, names)), objects, found)

@@ -84,6 +84,22 @@ def test_training_is_the_same_whatever_the_later_rows_hold(tmp_path: Path) -> No
     assert t.fit(other, again) == {**fitted, "classes": list(other.classes)}
 
 
+def test_another_file_is_classed_by_the_threshold_of_the_training(tmp_path: Path) -> None:
+    t = task()
+    first = t.open(written(book(), tmp_path))
+    fitted = t.fit(first, t.split(first))
+    calm = book(seed=1)
+    calm["mid"] = 100 + (calm["mid"] - 100) / 50
+    other = t.open(written(calm, tmp_path))
+    rows = t.split(other).parts["test"]
+    got = [fitted["classes"][i] for i in t.targets(other, rows, fitted)]
+    assert got == worded(other.moves[rows], fitted["trend"]["threshold"])
+    assert got.count("flat") > len(rows) / 2 > [other.classes[i] for i in other.labels[rows]].count("flat")
+    assert [fitted["classes"][i] for i in t.targets(first, rows, fitted)] == [
+        first.classes[i] for i in first.labels[rows]
+    ]
+
+
 def test_the_control_goes_on_as_the_window_did(tmp_path: Path) -> None:
     t = task()
     data = t.open(written(book(), tmp_path))
