@@ -15,6 +15,7 @@ from shared_backbones.errors import BadInput
 
 from .bootstrap import Resampled, paired, resample
 from .cost import cost_of, peak_memory_mb
+from .rivals import once, rivals_key
 from .runs import Trained, load_run
 from .store import finite
 from .trainer.plan import seed_all
@@ -37,16 +38,23 @@ def headline(task: Any) -> tuple[str, MetricFact]:
 
 
 def evidences(
-    trained: Trained, data: Any, split: Split, *, baselines: bool = True, seed: int = 0
+    trained: Trained, data: Any, split: Split, *, baselines: bool = True, seed: int = 0, keep: Path | None = None
 ) -> dict[str, Evidence]:
-    """The whole test part scored by the model ("model") and by every baseline."""
+    """The whole test part scored by the model ("model") and by every baseline.
+
+    keep: a folder for the baselines of a task whose ``fixed_baselines`` (optional) says that they draw no random
+    numbers: runs that differ by preset, training or seed alone find them there.
+    """
     task, model = trained.task, trained.model.eval()
     seed_all(seed, 2)  # whatever was drawn while training, scoring draws the same numbers
     with torch.no_grad():
         scored = {"model": task.evidence(model, data, split, trained.fitted, "test")}
     if baselines:
         seed_all(seed, 3)
-        scored.update(task.baselines(data, split, trained.fitted))
+        make = lambda: task.baselines(data, split, trained.fitted)  # noqa: E731
+        fixed = keep is not None and getattr(task, "fixed_baselines", False)
+        key = rivals_key(trained.config, data, split, trained.fitted) if fixed else ""
+        scored.update(once(keep / f"{key}.npz", make) if keep is not None and fixed else make())
     return scored
 
 

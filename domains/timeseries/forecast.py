@@ -49,6 +49,7 @@ class Forecast:
     drift_inputs: ClassVar[tuple[str, int | str, int]] = ("", "past", 2)  # mean of each series
     default_preset: ClassVar[str] = "linear_skip"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = FACTS
+    fixed_baselines: ClassVar[bool] = True  # they draw no random numbers
 
     def __init__(self, config: ForecastConfig) -> None:
         self.config = config

@@ -21,6 +21,7 @@ from ..config import RunConfig, TrainConfig, build_preset, from_yaml, to_yaml
 from ..evaluate import evidences, score
 from ..features import keep_reference, reference_items
 from ..ingest import ingest
+from ..rivals import FOLDER
 from ..runs import Trained, code_version, save_model
 from ..store import atomic_path, finite, write_json, write_text
 from ..tables import FOLDER as TABLES
@@ -111,7 +112,8 @@ def _scored(trained: Trained, data: Any, split: Split) -> tuple[Mapping[str, Evi
     config, task, model = trained.config, trained.task, trained.model
     plan.seed_all(config.seed, 4)
     task.calibrate(model, data, split, trained.fitted)
-    scored: Mapping[str, Evidence] = evidences(trained, data, split, seed=config.seed)
+    keep = trained.directory.parent / FOLDER
+    scored: Mapping[str, Evidence] = evidences(trained, data, split, seed=config.seed, keep=keep)
     log.info("scored the test part: %d independent units", len(scored["model"].units), extra={"event": "scored"})
     begun_with = trained.meta.get("start")
     audits = [*task.audit(data, split), POISON]
