@@ -15,30 +15,17 @@ from torch import Tensor, nn
 from ..scoring import class_evidence
 from ..task import Evidence, Fitted, Split
 from .clips import Clips
-from .config import AudioOptions, FrontEndOptions
+from .config import AudioOptions
 from .frontend import FrontEnd
 from .items import ClipItems
+from .statistics import ClipStatistics, statistics_of
 
-SEGMENTS = 6  # of a clip, each with the mean of its frames
 AT_ONCE = 400_000  # samples
-MFCC = FrontEndOptions(kind="mfcc", coefficients=20)
 
 
-def clip_statistics(data: Clips, rows: Int[np.ndarray, "n"], options: FrontEndOptions) -> Float[np.ndarray, "n S"]:
-    """Per clip: means of its frames in ``SEGMENTS`` equal spans, their deviation over all, its logarithmic length."""
-    front = FrontEnd(data.rate, options)
-    items = ClipItems(data, rows)
-    found = np.zeros((len(rows), (SEGMENTS + 1) * front.features + 1))
-    with torch.no_grad():
-        for indices in items.by_length(AT_ONCE):
-            batch = items.batch(indices)
-            frames, mask = front(batch["wave"], batch["length"])
-            for i, x, real, n in zip(indices, frames, mask, batch["length"], strict=True):
-                own = x[real].double().numpy()
-                cuts = np.array_split(own, SEGMENTS) if len(own) >= SEGMENTS else [own] * SEGMENTS
-                means = [part.mean(0) for part in cuts]
-                found[i] = np.concatenate([*means, own.std(0), [np.log(float(n) / data.rate)]])
-    return found
+def clip_statistics(data: Clips, rows: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n S"]:
+    """Per clip what :class:`ClipStatistics` says of it."""
+    return statistics_of(ClipStatistics(data.rate), ClipItems(data, rows))
 
 
 def _classical(data: Clips, split: Split, classes: int) -> dict[str, Float[np.ndarray, "n K"]]:
@@ -48,8 +35,7 @@ def _classical(data: Clips, split: Split, classes: int) -> dict[str, Float[np.nd
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
-    options = MFCC if data.rate >= 4000 else MFCC.model_copy(update={"mels": 20})
-    x = {part: clip_statistics(data, split.parts[part], options) for part in ("train", "val", "test")}
+    x = {part: clip_statistics(data, split.parts[part]) for part in ("train", "val", "test")}
     y = {part: data.labels[split.parts[part]] for part in x}
     made = {
         "mfcc_logistic": lambda c: LogisticRegression(C=c, max_iter=2000),

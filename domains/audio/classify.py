@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +20,7 @@ from ..scoring import CLASS_FACTS, class_evidence, class_scores, softmax
 from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
 from .baselines import all_baselines
 from .clips import Clips, poisoned
+from .closed import joined
 from .codes import CodesStem
 from .config import AudioOptions, ClassifyOptions
 from .data import SUFFIXES
@@ -108,8 +109,10 @@ class Classify:
         return AudioClassifier(fitted, preset, self.config)
 
     def initialise(self, model: nn.Module, data: Clips, split: Split) -> None:
-        """Books of codes from the training clips, where the stem counts codes; else weights start at random."""
+        """The line beside the backbone and books of codes, where there are such; else weights start at random."""
         assert isinstance(model, AudioClassifier)
+        if model.closed is not None:
+            model.closed.fit(data, split.parts["train"], self.config.augment)
         if not isinstance(model.stem, CodesStem):
             return
         was = model.training
@@ -127,7 +130,7 @@ class Classify:
         return ClipItems(data, split.parts[part], varied, self.config.buckets)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean cross-entropy of a batch, and its clips.
+        """Mean cross-entropy of the backbone's own scores of a batch, and its clips.
 
         Where narrower networks are trained within the model, the mean over all widths: while training, they learn from
         what the widest one says; in validation each stands for itself.
@@ -141,23 +144,33 @@ class Classify:
 
     def logits(self, model: nn.Module, items: ClipItems) -> Float[Tensor, "n K"]:
         """Of all items in order, in evaluation mode."""
+        return self.over(model, items, model)
+
+    def over(self, model: nn.Module, items: ClipItems, what: Callable[..., Tensor]) -> Float[Tensor, "n K"]:
+        """``what(wave, length)`` of all items in order, with ``model`` in evaluation mode."""
         model.eval()
         device = next(model.parameters()).device
         rows, found = list(items.by_length(AT_ONCE)), []
         with torch.no_grad():
             for indices in rows:
                 batch = items.batch(indices)
-                found.append(model(batch["wave"].to(device), batch["length"].to(device)).cpu())
+                found.append(what(batch["wave"].to(device), batch["length"].to(device)).cpu())
         z = torch.cat(found)
         return torch.empty_like(z).index_copy(0, torch.tensor([i for r in rows for i in r]), z)
 
     def calibrate(self, model: nn.Module, data: Clips, split: Split, fitted: Fitted) -> None:
-        """Fit the temperature on the validation part."""
+        """The backbone's share beside a closed form, and the temperature, from the validation part."""
         assert isinstance(model, AudioClassifier)
         truth = torch.from_numpy(data.labels[split.parts["val"]])
-        z = self.logits(model, ClipItems(data, split.parts["val"]))
+        items = ClipItems(data, split.parts["val"])
+        own = self.over(model, items, lambda wave, length: model.every(wave, length)[0])
+        if model.closed is None:
+            temperature = fitted_temperature(own, truth)
+        else:
+            gate, temperature = joined(self.over(model, items, model.closed), own, truth)
+            model.closed.gate.fill_(gate)
         with torch.no_grad():
-            model.temperature.fill_(fitted_temperature(z, truth))
+            model.temperature.fill_(temperature)
 
     def evidence(self, model: nn.Module, data: Clips, split: Split, fitted: Fitted, part: Part) -> Evidence:
         assert isinstance(model, AudioClassifier)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from shared_backbones.slicing import narrowed, sliced
 
 from ..task import Fitted
 from .augment import coloured, spec_augment, warped
+from .closed import ClosedForm
 from .codes import CodesStem
 from .config import AudioOptions
 from .elastic import Narrow, checked
@@ -47,6 +48,9 @@ class NetOptions(BaseModel):
     spans: int = Field(0, ge=0, description="pool so many overlapping spans of the clip side by side; 0: by ``pool``")
     hidden: int = Field(0, ge=0, description="width of the head's hidden layer")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the tokens before the head")
+    skip: Literal["none", "logistic"] = Field(
+        "none", description="audio/classify: what the scores are added to; logistic: a line on MFCC statistics"
+    )
     width: float = Field(1.0, gt=0, le=1, description="share of the channels and heads that the sentence names")
     widths: tuple[float, ...] = Field((), description="at width 1: shares that are trained beside it, within it")
 
@@ -218,7 +222,7 @@ def spans_of(x: Float[Tensor, "B M C"], layout: Layout, spans: int) -> Float[Ten
 
 
 class AudioClassifier(AudioNet):
-    """Waveform -> logits of the classes."""
+    """Waveform -> logits of the classes: the backbone's, or a closed form's and a share of the backbone's."""
 
     classes_first = ("head.scores.weight", "head.scores.bias")
 
@@ -228,10 +232,13 @@ class AudioClassifier(AudioNet):
         self.spans, width = net.spans, self.backbone.dim * max(1, net.spans)
         pool = "mean" if net.spans else net.pool  # of the one vector that the spans make
         self.head = ClassHead(width, len(fitted["classes"]), pool=pool, hidden=net.hidden)
+        if net.skip != "none" and (net.widths or net.width < 1):
+            raise BadRequest("model.skip stands beside one network of width 1; leave it out, or model.widths and width")
+        self.closed = ClosedForm(int(fitted["rate"]), len(fitted["classes"])) if net.skip == "logistic" else None
         self.make_narrow(fitted, preset, options)
 
     def outputs(self, x: Float[Tensor, "B N F"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B K"]:
-        """Frames -> logits."""
+        """Frames -> logits of the backbone."""
         tokens, layout = self.mixed(x, mask)
         if self.spans:
             tokens, layout = spans_of(tokens, layout, self.spans).flatten(1)[:, None], Layout((1,))
@@ -239,11 +246,12 @@ class AudioClassifier(AudioNet):
 
     def forward(self, wave: Float[Tensor, "B T"], length: Int[Tensor, "B"]) -> Float[Tensor, "B K"]:
         """Samples, zero behind each clip's own ``length`` -> logits."""
-        return self.outputs(*self.frames(wave, length))
+        logits = self.outputs(*self.frames(wave, length))
+        return logits if self.closed is None else self.closed(wave, length) + self.closed.gate * logits
 
     def every(
         self, wave: Float[Tensor, "B T"], length: Int[Tensor, "B"]
     ) -> tuple[Float[Tensor, "B K"], list[Float[Tensor, "B K"]]]:
-        """Logits of this network, and of the narrower ones within it, of the same frames."""
+        """Logits of the backbone, and of the narrower ones within it, of the same frames."""
         x, mask = self.frames(wave, length)
         return self.outputs(x, mask), [net.within(self, x, mask) for net in self.narrow]

@@ -12,8 +12,7 @@ from jaxtyping import Float, Float64, Int
 
 from ..scoring import value_evidence
 from ..task import Evidence, MetricFact, Split
-from .baselines import MFCC, clip_statistics
-from .config import FrontEndOptions
+from .baselines import clip_statistics
 from .regress_source import Rated
 
 FACTS: Mapping[str, MetricFact] = {
@@ -69,10 +68,7 @@ def baselines(data: Rated, split: Split, scale: Float64[np.ndarray, "D"]) -> dic
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVR
 
-    options: FrontEndOptions = MFCC if data.clips.rate >= 4000 else MFCC.model_copy(update={"mels": 20})
-    x: dict[str, Float[np.ndarray, "_ S"]] = {
-        p: clip_statistics(data.clips, r, options) for p, r in split.parts.items()
-    }
+    x: dict[str, Float[np.ndarray, "_ S"]] = {p: clip_statistics(data.clips, r) for p, r in split.parts.items()}
     y = {p: data.values[r] / scale for p, r in split.parts.items()}
     made = {
         "mfcc_ridge": [Ridge(alpha=a) for a in (1.0, 10.0, 100.0, 1000.0)],
