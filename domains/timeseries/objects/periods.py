@@ -102,8 +102,10 @@ def power_near(
     """The same at the frequencies that lie up to ``reach`` steps around each of ``middles``."""
     gain, total = np.zeros((len(middles), 2 * reach + 1)), 0.0
     for t, y, w, whole in _bands(curve):
-        turns = _turns(middles[:, None] * t)[:, None] * _turns(step * np.arange(-reach, reach + 1)[:, None] * t)
-        gain += whole * _explained(np.stack([turns @ w, turns @ (w * y)]), turns**2 @ w)
+        coarse, fine = _turns(middles[:, None] * t), _turns(step * np.arange(-reach, reach + 1)[:, None] * t)
+        turns = coarse.astype(np.complex64)[:, None] * fine.astype(np.complex64)
+        once = turns @ np.stack([w, w * y], 1).astype(np.complex64)
+        gain += whole * _explained(np.moveaxis(once, -1, 0), (turns * turns) @ w.astype(np.complex64))
         total += whole * float(w @ y**2)
     return gain / total if total > 0 else gain
 
@@ -160,6 +162,8 @@ def peaks(found: Float[np.ndarray, "K"], count: int) -> Int64[np.ndarray, "m"]:
     inner = np.flatnonzero((found[1:-1] >= found[:-2]) & (found[1:-1] >= found[2:])) + 1
     if not len(inner):
         inner = np.array([int(found.argmax())])
+    if len(inner) > 4 * count:
+        inner = inner[found[inner] >= np.partition(found[inner], -count)[-count]]
     return inner[np.argsort(-found[inner], kind="stable")][:count].astype(np.int64)
 
 
