@@ -164,19 +164,29 @@ def _batch(model: AudioClassifier, fitted: Fitted, name: str, held: list[Any], s
         }
 
 
+class Clock:
+    """How fast sound goes by."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    def speed(self, seconds: float) -> dict[str, float]:
+        """``seconds`` of sound, seconds by the clock for each of them, and on how many threads."""
+        factor = (time.perf_counter() - self._began) / max(seconds, 1e-9)
+        return {"seconds": round(seconds, 3), "real_time_factor": round(factor, 5), "threads": torch.get_num_threads()}
+
+
 class Counted:
     """How much went by, and how fast."""
 
     def __init__(self) -> None:
-        self._began = time.perf_counter()
+        self._clock = Clock()
         self.clips, self.windows, self.seconds = 0, 0, 0.0
         self._last, self._end = ("", 0.0), 0.0
 
     def speed(self) -> dict[str, float]:
-        """Seconds by the clock for a second of sound, and on how many threads."""
-        factor = (time.perf_counter() - self._began) / max(self.seconds, 1e-9)
-        return {"seconds": round(self.seconds, 3), "real_time_factor": round(factor, 5),
-                "threads": torch.get_num_threads()}  # fmt: skip
+        """See :meth:`Clock.speed`."""
+        return self._clock.speed(self.seconds)
 
     def watched(self, rows: Iterator[Row]) -> Iterator[Row]:
         for row in rows:

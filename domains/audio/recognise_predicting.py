@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from .data import chunks
 from .decoding import Decoder, Utterances, words_of
 from .items import collate
 from .manifests import MANIFESTS, Entry
-from .predicting import Row, silence, spanned, write_rows
+from .predicting import Clock, Row, silence, spanned, write_rows
 from .recognise_config import RecogniseOptions
 from .recognise_items import alphabet_of
 from .recognise_model import AudioRecogniser
@@ -61,8 +60,7 @@ def predict_utterances(
     confidence; and words.csv: file, start, end, word, confidence. Raises BadInput.
     """
     model.eval()
-    began = time.perf_counter()
-    decoder, counted = Decoder.of(alphabet_of(fitted), options), Counted()
+    decoder, counted, clock = Decoder.of(alphabet_of(fitted), options), Counted(), Clock()
     name = f"predictions.{options.table}"
     with (
         sink.file(name) as path,
@@ -78,16 +76,13 @@ def predict_utterances(
             for row in _rows(model, recording, decoder, table, counted, options)
         )
         write_rows(path, rows, options.table)
-    seconds = counted.samples / int(fitted["rate"])
     return {
         "recordings": counted.recordings,
         "windows": counted.windows,
         "utterances": counted.utterances,
         "words": counted.words,
         "blank_rate": round(counted.blanks / max(1, counted.tokens), 4),
-        "seconds": round(seconds, 3),
-        "real_time_factor": round((time.perf_counter() - began) / max(seconds, 1e-9), 5),
-        "threads": torch.get_num_threads(),
+        **clock.speed(counted.samples / int(fitted["rate"])),
         "output": f"{name}, words.csv",
     }
 

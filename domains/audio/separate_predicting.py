@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -22,7 +21,7 @@ from ..task import Fitted, Sink
 from .data import chunks
 from .manifests import MANIFESTS, Entry
 from .mixtures import MadeItems
-from .predicting import heard, spanned
+from .predicting import Clock, heard, spanned
 from .separate_config import SeparateOptions
 from .separate_model import Separator
 from .separate_source import items_of, mixture_rows, open_talk, split_talk
@@ -189,7 +188,7 @@ def predict_source(
     model.eval()
     rate = int(fitted["rate"])
     step = sizes(options, rate)[1]
-    samples, clipped, written, start = 0, 0, [], time.perf_counter()
+    samples, clipped, written, clock = 0, 0, [], Clock()
     with torch.inference_mode():
         for name, pieces in _recordings(options, fitted, source):
             name = next(n for k in count() if (n := f"{name}_{k}" if k else name) + "_speaker1.wav" not in written)
@@ -202,10 +201,7 @@ def predict_source(
                         file.write(x)
             samples, clipped = samples + files[0].samples, clipped + sum(f.clipped for f in files)
             written += names
-    seconds = samples / rate
-    spent = time.perf_counter() - start
     return {
-        "recordings": len(written) // model.speakers, "speakers": model.speakers, "seconds": round(seconds, 3),
-        "real_time_factor": round(spent / max(seconds, 1e-9), 4), "threads": torch.get_num_threads(),
+        "recordings": len(written) // model.speakers, "speakers": model.speakers, **clock.speed(samples / rate),
         "clipped_samples": clipped, "output": ", ".join(written[:6]) + (" ..." if len(written) > 6 else ""),
     }  # fmt: skip
