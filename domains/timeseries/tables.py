@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from jaxtyping import Float, Shaped
 from shared_backbones.errors import BadInput
 
 TIME_NAMES = ("date", "ds", "time", "timestamp", "datetime")
+_ZONE = re.compile(r":\d\d(?:\.\d+)?\s?(Z|[+-]\d\d:?\d\d)$")
+_SUMMER = 60  # minutes by which one place's offset changes in a year
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,9 @@ def _checked(frame: pd.DataFrame, source: str, separator: str | None) -> pd.Data
 
 def _cell(column: pd.Series[float], i: int, source: str) -> str:
     """The i-th cell as errors name it: its line in the file (counting the header), its column, its value."""
-    return f"{source}, row {int(column.index[i]) + 2}, column {column.name!r}: {column.iloc[i]!r}"
+    cell = column.iloc[i]
+    shown = repr(cell.item() if isinstance(cell, np.generic) else cell)
+    return f"{source}, row {int(column.index[i]) + 2}, column {column.name!r}: {shown}"
 
 
 def as_numbers(column: pd.Series[float], source: str, missing_values: Sequence[float] = ()) -> Float[np.ndarray, "n"]:
@@ -133,15 +138,18 @@ def as_numbers(column: pd.Series[float], source: str, missing_values: Sequence[f
 
 
 def as_stamps(column: pd.Series[float], source: str, time_format: str | None) -> Shaped[np.ndarray, "n"]:
-    """Time stamps as datetime64[ns] (zones become UTC), or int64 where the column holds whole numbers."""
+    """Time stamps as datetime64[ns] (an offset becomes UTC), or int64 where the column holds whole numbers.
+
+    Raises BadInput for a cell that is no stamp, and for stamps of mixed zones.
+    """
     if pd.api.types.is_integer_dtype(column) and time_format is None:
         return column.to_numpy(np.int64)
+    text, zoned = column.astype(str), False
     if pd.api.types.is_datetime64_any_dtype(column):
         stamps = pd.DatetimeIndex(column)
     else:
-        text = column.astype(str)
-        pattern = time_format or "ISO8601"
-        stamps = pd.DatetimeIndex(pd.to_datetime(text, format=pattern, errors="coerce", utc=_has_zone(text)))
+        zoned = any(map(_ZONE.search, text))
+        stamps = pd.DatetimeIndex(pd.to_datetime(text, format=time_format or "ISO8601", errors="coerce", utc=zoned))
     bad = np.flatnonzero(stamps.isna())
     if len(bad):
         raise BadInput(
@@ -149,10 +157,34 @@ def as_stamps(column: pd.Series[float], source: str, time_format: str | None) ->
             f"{time_format or 'ISO 8601 (2024-05-31 18:00:00)'}; state the pattern, e.g. "
             "--set time_format='%d.%m.%Y %H:%M'"
         )
+    if zoned:
+        _one_zone(text, column, source)
     if stamps.tz is not None:
         stamps = stamps.tz_convert("UTC").tz_localize(None)
     return stamps.to_numpy("datetime64[ns]")
 
 
-def _has_zone(text: pd.Series[str]) -> bool:
-    return bool(text.str.contains(r":\d\d(?:\.\d+)?\s?(?:Z|[+-]\d\d:?\d\d)$", regex=True).any())
+def _one_zone(text: pd.Series[str], column: pd.Series[float], source: str) -> None:
+    """Raise BadInput where some stamps have no offset from UTC, or where the offsets cannot be of one place."""
+    said = text.str.extract(_ZONE)[0]
+    there = said.notna().to_numpy()
+    remedy = "Write every stamp in one zone, best UTC"
+    if not there.all():
+        odd = int(np.flatnonzero(there != there[0])[0])
+        before, this = ("an offset from UTC", "none") if there[0] else ("no offset from UTC", "one")
+        what = f"time zones are mixed: the stamps before have {before}, this one {this}"
+        raise BadInput(f"{_cell(column, odd, source)}: {what}. {remedy}")
+    offsets = {name: _minutes(name) for name in said.unique()}
+    if max(offsets.values()) - min(offsets.values()) > _SUMMER:
+        first = offsets[said.iloc[0]]
+        far = max(offsets, key=lambda name: abs(offsets[name] - first))
+        what = f"time zones are mixed: offsets {', '.join(sorted(offsets))} are more than summer time apart"
+        raise BadInput(f"{_cell(column, int((said == far).to_numpy().argmax()), source)}: {what}. {remedy}")
+
+
+def _minutes(offset: str) -> int:
+    """Minutes ahead of UTC of ``Z``, ``+02:00`` or ``-0530``."""
+    if offset == "Z":
+        return 0
+    digits = offset[1:].replace(":", "")
+    return (-1 if offset[0] == "-" else 1) * (60 * int(digits[:2]) + int(digits[2:]))

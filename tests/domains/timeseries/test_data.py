@@ -122,6 +122,16 @@ BAD = {
     "nothing left": ("date,a\n2024-01-01,1\n2024-01-02,2\n2024-01-03,3\n", {"past": ("a",)}, "no series column"),
     "text cell": (HEAD + "2024-01-03,x,4\n", {}, r"row 4, column 'a': 'x' is no finite number"),
     "infinite cell": (HEAD + "2024-01-03,inf,4\n", {}, r"row 4, column 'a'"),
+    "a zone for some": (
+        HEAD + "2024-01-03 00:00:00+00:00,3,4\n",
+        {},
+        r"row 4, column 'date': .*no offset.*, this one one",
+    ),
+    "zones far apart": (
+        "date,a,b\n2024-01-01 00:00+01:00,1,2\n2024-01-01 02:00+02:00,1,2\n2024-01-01 03:00-0500,3,4\n",
+        {},
+        r"row 4, column 'date': .*-0500': time zones are mixed: offsets \+01:00, \+02:00, -0500 .*best UTC",
+    ),
     "bad stamp": (HEAD + "tomorrow,3,4\n", {}, r"row 4, column 'date': 'tomorrow' is no time stamp"),
     "unsorted": (HEAD + "2023-12-31,3,4\n", {}, r"row 4: time stamp 2023-12-31 .* comes after 2024-01-02.*Sort"),
     "duplicate": (HEAD + "2024-01-02,3,4\n", {}, r"row 4: time stamp 2024-01-02 .* is there twice"),
