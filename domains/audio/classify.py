@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -211,6 +212,7 @@ class Classify:
     def follow(self, model: nn.Module, fitted: Fitted) -> Follower:
         """Classes of a WAV file that is still growing, window by window."""
         from .following import WindowFollower
+        from .predicting import scored_windows
 
         assert isinstance(model, AudioClassifier)
-        return WindowFollower(model, fitted, self.config)
+        return WindowFollower(int(fitted["rate"]), self.config, partial(scored_windows, model.eval(), fitted, ""))

@@ -1,9 +1,9 @@
-"""Classes that follow a recording which is still being written: a row as soon as a window is full."""
+"""Answers on a recording which is still being written: a row as soon as a window is full."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ from jaxtyping import Float32
 
 from shared_backbones.errors import BadInput
 
-from ..task import Fitted
 from .config import ClassifyOptions
 from .data import AudioFile, mono, samples_of, wav_in
-from .model import AudioClassifier
-from .predicting import scored_windows, usable
+from .predicting import Row, usable
+from .regress_config import RegressOptions
 
 HEAD = 65_536  # bytes in which the header of a WAV file must end
 ENDLESS = 2**62
+Scored = Callable[[Iterator[tuple[int, Any]]], Iterator[Row]]
 
 
 class WavStream:
@@ -63,11 +63,13 @@ class WavStream:
 
 
 class WindowFollower:
-    """Keeps one window of samples. Equal to the windows of the whole recording, but for the last, shorter one."""
+    """Keeps one window of samples. Equal to the windows of the whole recording, but for the last, shorter one.
 
-    def __init__(self, model: AudioClassifier, fitted: Fitted, options: ClassifyOptions) -> None:
-        self.model, self.fitted = model.eval(), fitted
-        rate = int(fitted["rate"])
+    scored: (first sample, samples) of windows -> a row of each, as a prediction has them.
+    """
+
+    def __init__(self, rate: int, options: ClassifyOptions | RegressOptions, scored: Scored) -> None:
+        self.scored = scored
         self.size = max(1, round(options.chunk_s * rate))
         self.step = max(1, round(self.size * (1 - options.overlap)))
         self.latency = f"windows of {options.chunk_s:g} s, one every {self.step / rate:g} s, when they are full"
@@ -83,5 +85,5 @@ class WindowFollower:
             held.append((self.first, self.wave[: self.size]))
             self.wave, self.first = self.wave[self.step :], self.first + self.step
         with torch.inference_mode():
-            for row in scored_windows(self.model, self.fitted, "", iter(held)):
+            for row in self.scored(iter(held)):
                 yield {k: v for k, v in row.items() if k != "file"}

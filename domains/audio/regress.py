@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +17,7 @@ from shared_backbones.errors import BadInput
 from shared_backbones.heads import ClassHead
 from shared_backbones.presets import Preset
 
+from ..following import Follower
 from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
 from .classify import AT_ONCE, frame_statistics
 from .clips import poisoned
@@ -176,11 +178,18 @@ class Regress:
             "output": name,
         }
 
+    def follow(self, model: nn.Module, fitted: Fitted) -> Follower:
+        """Numbers of a WAV file that is still growing, window by window."""
+        from .following import WindowFollower
+
+        assert isinstance(model, AudioRegressor)
+        return WindowFollower(int(fitted["rate"]), self.config, partial(_told, model.eval(), fitted, ""))
+
     def _rows(self, model: AudioRegressor, fitted: Fitted, source: str) -> Iterator[Row]:
         rate = int(fitted["rate"])
         if source == SIMULATED:
             for name, wave in simulated_pieces(self.config.simulated, rate):
-                yield from _told(model, fitted, name, iter([(0, wave)]), 0.0)
+                yield from _told(model, fitted, name, iter([(0, wave)]))
             return
         for entry in entries_to_hear(source, self.config):
             pieces = heard(entry.where, pieces_of(self.config, entry, rate))
@@ -188,7 +197,7 @@ class Regress:
 
 
 def _told(
-    model: AudioRegressor, fitted: Fitted, name: str, pieces: Iterator[tuple[int, Any]], shift: float
+    model: AudioRegressor, fitted: Fitted, name: str, pieces: Iterator[tuple[int, Any]], shift: float = 0.0
 ) -> Iterator[Row]:
     rate, scale, centre = int(fitted["rate"]), np.array(fitted["scale"]), np.array(fitted["centre"])
     while held := list(islice(pieces, WINDOWS)):

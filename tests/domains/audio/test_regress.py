@@ -109,10 +109,18 @@ def test_numbers_of_a_manifest_and_predictions_over_time(tmp_path: Path) -> None
     before = data.manifest.sha256
     assert opened(manifest(tmp_path, rows.replace("0.2", "0.25")))[1].manifest.sha256 != before
     write_wav(tmp_path / "long.wav", tone(300, 17.0), 8000)
-    facts = task.predict(built(task, fitted), fitted, str(tmp_path / "long.wav"), Folder(tmp_path))
+    model = built(task, fitted)
+    facts = task.predict(model, fitted, str(tmp_path / "long.wav"), Folder(tmp_path))
     table = pd.read_csv(tmp_path / "predictions.csv")
     assert table.columns.tolist() == ["file", "start", "end", "arousal", "valence"]
     assert (facts["clips"], facts["windows"], facts["seconds"]) == (1, len(table), 17.0)
+    content, follower = (tmp_path / "long.wav").read_bytes(), task.follow(model, fitted)
+    followed = [row for i in range(0, len(content), 9001) for row in follower.push(content[i : i + 9001])]
+    assert [row["start"] for row in followed] == table["start"].tolist()[: len(followed)]
+    assert len(followed) in (len(table) - 1, len(table))
+    np.testing.assert_allclose(
+        [row["valence"] for row in followed], table["valence"][: len(followed)], atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
