@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from domains.task import Evidence, Fitted
@@ -66,7 +67,7 @@ def bands(model: Forecaster, test: Windows, panel: Panel, fitted: Fitted, eviden
     for axis, v in zip(axes, series, strict=True):
         _band(axis, panel, origin, min(test.lookback, 3 * test.horizon), ahead[..., v], v)
         axis.set_title(f"{panel.names[v]}   (MSE {rows[v]['mse']:.3f} z-scored over all test windows)", fontsize=10)
-    axes[0].legend(loc="upper left", fontsize=8, ncols=4)
+    named(figure, axes[0])
     axes[-1].set_xlabel("step" if is_steps(panel.freq) else "time")
     figure.supylabel("value in the units of the file", fontsize=10)
     return figure
@@ -76,13 +77,29 @@ def _band(axis: Axes, panel: Panel, origin: int, back: int, ahead: Float[np.ndar
     past, steps = slice(origin - back, origin), slice(origin, origin + ahead.shape[1])
     times: Shaped[np.ndarray, "T"] = panel.times
     axis.plot(times[past], panel.values[past, v], color=_TRUTH, lw=0.9, label="observed")
-    axis.plot(times[steps], panel.values[steps, v], color=_TRUTH, lw=0.9, alpha=0.6, ls=":", label="observed later")
+    later = slice(origin - 1, steps.stop)  # joined to what was seen
+    axis.plot(times[later], panel.values[later, v], color=_TRUTH, lw=0.9, alpha=0.6, ls=":", label="observed later")
     for level, alpha in ((95, 0.18), (80, 0.32)):
         low, high = LEVELS[level]
         axis.fill_between(times[steps], ahead[low], ahead[high], color=_MODEL, alpha=alpha, lw=0, label=f"{level} %")
     axis.plot(times[steps], ahead[len(ahead) // 2], color=_MODEL, lw=1.4, label="forecast")
     axis.margins(x=0.01)
     axis.grid(alpha=0.25)
+    dated(axis, times)
+
+
+def named(figure: Figure, axis: Axes) -> None:
+    """One legend for all axes of a figure, above them, where it hides nothing."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", fontsize=8, ncols=len(labels), frameon=False)
+
+
+def dated(axis: Axes, times: Shaped[np.ndarray, "T"]) -> None:
+    """Ticks that say the year once, beside the axis, where it is one of time."""
+    if times.dtype.kind == "M":
+        locator = AutoDateLocator()
+        axis.xaxis.set_major_locator(locator)
+        axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
 
 
 def _by_step(evidence: Evidence, column: str) -> Float[np.ndarray, "H"]:
@@ -98,8 +115,9 @@ def error_by_step(scored: Mapping[str, Evidence], fitted: Fitted) -> Figure:
         own = name == "model"
         curve = _by_step(evidence, "step_se")
         axis.plot(
-            np.arange(1, len(curve) + 1), curve, label=name.replace("_", " "), lw=2.2 if own else 1.2,
-            color=_MODEL if own else _OTHERS[(i - 1) % len(_OTHERS)], zorder=3 if own else 2,
+            np.arange(1, len(curve) + 1), curve, label=name.replace("_", " "),
+            lw=3.2 if own else 1.2,  # below: a baseline that is the model's equal stays visible on it
+            color=_MODEL if own else _OTHERS[(i - 1) % len(_OTHERS)],
         )  # fmt: skip
     axis.set(xlabel=f"{_step_word(fitted)} ahead", ylabel="mean squared error (z-scored)")
     axis.set_ylim(bottom=0)
@@ -145,7 +163,7 @@ def error_by_series(scored: Mapping[str, Evidence], fitted: Fitted) -> Figure:
     axis.invert_yaxis()
     axis.set_xlabel("mean absolute error (z-scored)")
     axis.grid(alpha=0.25, axis="x")
-    axis.legend(fontsize=9)
+    named(figure, axis)
     return figure
 
 

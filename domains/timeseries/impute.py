@@ -54,7 +54,7 @@ class Impute:
     def split(self, data: Panel) -> Split:
         """Chronological parts as steps. Raises BadInput where a part cannot hold one window."""
         chosen = data.protocol if self.config.split.protocol == "auto" else self.config.split.protocol
-        found, c = chronological(data, chosen, 0, self.config.length), self.config
+        found, c = chronological(data, chosen, 0, self.config.length, option="length"), self.config
         hides = c.hide if c.hide == "points" else f"{c.hide} of {c.gap:g} steps on average"
         said = f"chronological {chosen}, windows of {c.length} steps inside a part; {100 * c.share:g} % hidden: {hides}"
         return Split(f"{said}, drawn with seed {c.hide_seed}", found.parts, found.facts)

@@ -50,15 +50,18 @@ def borders(protocol: str, steps: int, freq: str) -> tuple[int, int, int, int]:
     return 0, a * scale, (a + b) * scale, end
 
 
-def chronological(panel: Panel, protocol: str, lookback: int, horizon: int) -> Split:
-    """Train, then val, then test, as target steps. Raises BadInput where a part cannot hold one window."""
+def chronological(panel: Panel, protocol: str, lookback: int, horizon: int, option: str = "horizon") -> Split:
+    """Train, then val, then test, as target steps. Raises BadInput where a part cannot hold one window.
+
+    option: what the task calls the steps of a window's target.
+    """
     edges = [panel.lead + e for e in borders(protocol, len(panel.times) - panel.lead, panel.freq)]
     parts: dict[str, np.ndarray] = {part: np.arange(edges[i], edges[i + 1]) for i, part in enumerate(PARTS)}
     for part, steps in parts.items():
         back = max(0, lookback - panel.lead) if part == "train" else 0
         need = horizon + back
         if len(steps) < need:
-            what = f"look-back {back} + horizon {horizon}" if back else f"horizon {horizon}"
+            what = f"look-back {back} + {option} {horizon}" if back else f"{option} {horizon}"
             raise BadInput(
                 f"{panel.manifest.source}: too short: part {part!r} of split {protocol!r} has {len(steps)} of "
                 f"{len(panel.times) - panel.lead} steps and needs at least {need} ({what}). Shorten them or give more"

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from domains.task import Evidence, Fitted
 
 from ..data import Panel
+from ..figures import dated, named
 from ..grid import is_steps
 from .items import Gaps
 from .model import KINDS, LEVELS, Filler
@@ -57,7 +58,8 @@ def gallery(model: Filler, test: Gaps, panel: Panel, fitted: Fitted, evidence: E
             low, high = (np.where(seen, np.nan, value + sign * half[q, :, v] * std) for sign in (-1, 1))
             axis.fill_between(times, low, high, color=_MODEL, alpha=0.12 + 0.12 * (q == 0), lw=0, label=f"{level} %")
         axis.set_title(f"{panel.names[v]}   (MAE {rows[v]['mae']:.3f} z-scored over the test part)", fontsize=10)
-    axes[0].legend(loc="upper left", fontsize=8, ncols=5)
+        dated(axis, times)
+    named(figure, axes[0])
     axes[-1].set_xlabel("step" if is_steps(panel.freq) else "time")
     figure.supylabel("value in the units of the file", fontsize=10)
     return figure

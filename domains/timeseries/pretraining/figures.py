@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from domains.task import Evidence, Fitted
 
+from ..figures import named
 from .mixture import Series
 from .model import Pretrained, told_by
 
@@ -34,7 +35,7 @@ def rollouts(model: Pretrained, items: Series, fitted: Fitted) -> Figure:
         axis.plot(t[items.lookback :], told_by(model, batch, items.ahead)[0], color="#d55e00", label="rolled out")
         axis.axvline(0, color="0.8")
         axis.set_title(f"{name}: {fitted['tables'][name]['names'][items.places[row, 1]]}", fontsize="small")
-    axes[0].legend(fontsize="x-small")
+    named(figure, axes[0])
     axes[-1].set_xlabel("steps from the origin")
     return figure
 
