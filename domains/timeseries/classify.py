@@ -128,6 +128,15 @@ class Classify:
         assert isinstance(model, SeriesClassifier)
         return all_figures(self, model, data, split, fitted, scored)
 
+    def tables(
+        self, model: nn.Module, data: Objects, split: Split, fitted: Fitted, scored: Mapping[str, Evidence]
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Title -> rows: of light curves how soon they are told, and periods beside known ones."""
+        from .objects.listing import all_tables
+
+        assert isinstance(model, SeriesClassifier)
+        return all_tables(self, model, data, split, fitted)
+
     def portable(self, model: nn.Module, fitted: Fitted) -> Portable | None:
         """The backbone's verdict on regular or gridded series as a function of plain tensors, for export."""
         from .objects.portable import portable

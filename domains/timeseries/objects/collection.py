@@ -38,6 +38,7 @@ class Objects:
     features: Float[np.ndarray, "m F"] = field(default_factory=lambda: np.zeros((0, 0)))
     feature_names: tuple[str, ...] = ()
     longest_period: float | None = None  # that was looked for
+    known_periods: Float[np.ndarray, "k"] = field(default_factory=lambda: np.zeros(0))  # NaN where none is known
     moves: Float[np.ndarray, "w"] = field(default_factory=lambda: np.zeros(0))  # of the price, where it decides classes
 
     def __len__(self) -> int:

@@ -56,6 +56,7 @@ class ClassifyOptions(TaskConfig):
     objects: str | None = Field(None, description="table of objects: path, or name beside or inside the source")
     objects_id: str = Field("auto", description="column of that table that names the object")
     static: tuple[str, ...] = Field((), description="numeric columns of the objects' table that the model sees too")
+    known_period: str = Field("", description="numeric column of that table that the periods found are set beside")
     curves: str = Field("", description="folder below the source that holds one table per object")
     separator: str = ","
     sentinel: float | Literal["auto", "none"] = Field(

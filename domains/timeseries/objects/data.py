@@ -35,6 +35,7 @@ class Raw:
     label: str = ""
     part: str = ""
     static: tuple[float, ...] = ()
+    period: float = float("nan")  # that is known of it
     move: float = float("nan")  # of the price, where that decides the class
 
 
@@ -200,14 +201,15 @@ def _one_label(labels: Any, name: str, source: str) -> str:
     return kinds[0] if kinds else ""
 
 
-def object_table(raw: bytes, source: str, options: ClassifyOptions) -> dict[str, tuple[str, str, tuple[float, ...]]]:
-    """Object -> (class, part, static features). Raises BadInput."""
+def object_table(raw: bytes, source: str, options: ClassifyOptions) -> dict[str, Raw]:
+    """Object -> class, part, static features and known period, without values. Raises BadInput."""
     frame = read_table(raw, source, ReadOptions(separator=options.separator))
     key = column(frame, "object", options.objects_id, source)
-    for name in (options.label, *options.static):
+    for name in (options.label, *options.static, *filter(None, [options.known_period])):
         if name not in frame.columns and (name != options.label or not options.static):
             raise BadInput(
-                f"{source}: no column {name!r}{nearest(name, frame.columns)}; name it with label= or static="
+                f"{source}: no column {name!r}{nearest(name, frame.columns)}; name it with label=, static= or "
+                "known_period="
             )
     ids = frame[key].astype(str)
     if ids.duplicated().any():
@@ -218,7 +220,12 @@ def object_table(raw: bytes, source: str, options: ClassifyOptions) -> dict[str,
     static = np.column_stack(
         [as_numbers(frame[name], source) for name in options.static] or [np.zeros((len(frame), 0))]
     )
-    return {i: (a, p, tuple(s)) for i, a, p, s in zip(ids, labels, parts, static.tolist(), strict=True)}
+    periods = as_numbers(frame[options.known_period], source) if options.known_period else np.full(len(frame), np.nan)
+    none = np.zeros((0, 0))
+    return {
+        i: Raw(i, none, a, p, tuple(s), period)
+        for i, a, p, s, period in zip(ids, labels, parts, static.tolist(), periods.tolist(), strict=True)
+    }
 
 
 def parse_curves(tables: Sequence[tuple[str, str | None, bytes]], options: ClassifyOptions) -> Read:
@@ -245,12 +252,13 @@ def parse_curves(tables: Sequence[tuple[str, str | None, bytes]], options: Class
     return Read(False, tuple(order), objects, {**totals, "magnitudes": faint_up})
 
 
-def with_table(read: Read, table: dict[str, tuple[str, str, tuple[float, ...]]], source: str) -> Read:
-    """Classes, parts and static features from the objects' table. Raises BadInput for an object without a row."""
+def with_table(read: Read, table: dict[str, Raw], source: str) -> Read:
+    """Classes, parts, periods and static features from the table. Raises BadInput for an object without a row."""
     for one in read.objects:
         if one.name not in table:
             raise BadInput(f"{source}: no row for object {one.name!r}; every light curve needs one")
-        one.label, one.part, one.static = table[one.name]
+        said = table[one.name]
+        one.label, one.part, one.static, one.period = said.label, said.part, said.static, said.period
     read.found["table_rows_without_curve"] = len(table) - len(read.objects)
     return read
 

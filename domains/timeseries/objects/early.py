@@ -36,6 +36,12 @@ def truncated(data: Objects, rows: Int64[np.ndarray, "n"], share: float, least: 
     return replace(data, series=tuple(series), features=features)
 
 
+def early_rows(split: Split) -> Int64[np.ndarray, "n"]:
+    """At most MOST of the test objects, evenly spread."""
+    rows = split.parts["test"]
+    return rows if len(rows) <= MOST else rows[np.linspace(0, len(rows) - 1, MOST).astype(int)]
+
+
 def early_scores(
     task: Classify, model: SeriesClassifier, data: Objects, split: Split, rows: Int64[np.ndarray, "n"], fitted: Fitted
 ) -> dict[float, tuple[float, float]]:
@@ -49,7 +55,7 @@ def early_scores(
     beside = boosted(table(data, known), task.targets(data, known, fitted), len(fitted["classes"]))
     found = {}
     for share in SHARES:
-        cut = truncated(data, rows, share, task.config.least, task.config.shortest_period)
+        cut = truncated(data, rows, share, task.config.least, task.config.shortest_period) if share < 1 else data
         z = over_items(model, ObjectItems(cut, rows), model).numpy()
         other = beside(table(cut, rows))
         found[share] = float((z.argmax(1) == truth).mean()), float((other.argmax(1) == truth).mean())
@@ -57,9 +63,8 @@ def early_scores(
 
 
 def early_picture(task: Classify, model: SeriesClassifier, data: Objects, split: Split, fitted: Fitted) -> Figure:
-    """Accuracy against the share that was observed, on at most MOST test objects."""
-    rows = split.parts["test"]
-    chosen = rows if len(rows) <= MOST else rows[np.linspace(0, len(rows) - 1, MOST).astype(int)]
+    """Accuracy against the share that was observed."""
+    chosen = early_rows(split)
     found = early_scores(task, model, data, split, chosen, fitted)
     counts = np.bincount(task.targets(data, chosen, fitted))
     figure = Figure(figsize=(6.5, 3.6), layout="constrained")

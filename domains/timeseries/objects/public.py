@@ -91,7 +91,14 @@ RRLYRAE = Labelled(
         protocol="subtype (ab, c) by five stratified folds; rows with a magnitude or error near 100 are masked",
         task="timeseries/classify",
     ),
-    {"objects": "periods.csv", "objects_id": "Num", "label": "Type", "curves": "light-curves", "longest_period": 1.2},
+    {
+        "objects": "periods.csv",
+        "objects_id": "Num",
+        "label": "Type",
+        "curves": "light-curves",
+        "longest_period": 1.2,
+        "known_period": "Per",
+    },
 )
 
 LABELLED: dict[str, Labelled] = {e.data.name: e for e in (GUNPOINT, ARROWHEAD, BASICMOTIONS, RRLYRAE)}

@@ -138,6 +138,7 @@ def objects_of(
         tuple(o.values for o in read.objects), labels, classes, tuple(o.part for o in read.objects),
         np.array([o.static for o in read.objects], float).reshape(len(read.objects), -1), options.static,
         longest_period=options.longest_period if fitted is None else fitted["longest_period"],
+        known_periods=np.array([o.period for o in read.objects]),
         moves=np.array([o.move for o in read.objects] if "trend" in read.found else []),
     )  # fmt: skip
     if not read.regular:

@@ -21,6 +21,7 @@ from domains.timeseries.objects.data import parse_curves, parse_ts
 from domains.timeseries.objects.early import truncated
 from domains.timeseries.objects.gridding import gaussian_process, on_phase_grid, on_time_grid
 from domains.timeseries.objects.items import ObjectItems, filled
+from domains.timeseries.objects.listing import all_tables, period_rows
 from domains.timeseries.objects.neighbours import euclidean, warped_matrix
 from domains.timeseries.objects.periods import (
     best_period,
@@ -387,6 +388,14 @@ def test_static_features_come_from_the_table_of_objects(tmp_path: Path) -> None:
     table.to_csv(tmp_path / "table.csv", index=False)
     data = task(objects="table.csv", static=("redshift",)).open(str(tmp_path / "stars.csv"))
     assert data.static[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert not period_rows(data)
+    table["P"] = np.exp(data.features[:, 0]) * np.where(np.arange(6) < 2, 1.0005, 2)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    rows = period_rows(task(objects="table.csv", known_period="P").open(str(tmp_path / "stars.csv")))
+    found = {r["class"]: r["within 0.1 %"] for r in rows if r["method"] != "Lomb-Scargle"}
+    assert found == {"all": 33.33, "x": 33.33, "y": 33.33}
+    with pytest.raises(BadInput, match=r"no column 'Q'.*known_period="):
+        task(objects="table.csv", known_period="Q").open(str(tmp_path / "stars.csv"))
     table.iloc[:5].to_csv(tmp_path / "table.csv", index=False)
     with pytest.raises(BadInput, match="no row for object 's5'"):
         task(objects="table.csv").open(str(tmp_path / "stars.csv"))
@@ -404,6 +413,12 @@ def test_truncated_curves_keep_their_beginning_alone() -> None:
         assert abs(len(cut.series[i]) - len(data.series[i]) / 2) <= 1
         assert cut.features[i, 4] == pytest.approx(np.log(len(cut.series[i])))
     assert cut.series[0] is data.series[0]
+    split = t.split(data)
+    fitted = t.fit(data, split)
+    model = t.build(fitted, load_preset("series_mixer"))
+    soon = all_tables(t, model, data, split, fitted)["how soon it is told"]
+    assert [row["observations %"] for row in soon] == [10, 20, 35, 50, 75, 100]
+    assert soon[-1]["accuracy"] == round(t.metrics(t.evidence(model, data, split, fitted, "test"))["accuracy"], 4)
     whole = truncated(data, rows, 1.0, 2, 0.2)
     np.testing.assert_array_equal(whole.features, data.features)
 
