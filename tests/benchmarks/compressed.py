@@ -227,14 +227,12 @@ def compare(a: argparse.Namespace) -> None:
         }  # fmt: skip
         plain = {k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()}
         print(json.dumps({"model": name, **plain}))
-    print(
-        f"8 bits, {a.objects} gridded curves in batches of {a.batch}: {gridded:.0f} curves per second on the clock",
-        flush=True,
-    )
+    told = f"8 bits, {a.objects} gridded curves in batches of {a.batch}"
+    print(f"{told}: {gridded:.0f} curves per second on the clock", flush=True)
     if a.raw and first[0].fitted["feature_names"]:
         spent, clock = raw_rate(*first, a.raw, a.batch)
-        print(f"8 bits, {a.raw} curves from their observations on: {spent:.1f} a second of one core's time, {clock:.1f} a "
-              "second on the clock")  # fmt: skip
+        told = f"8 bits, {a.raw} curves from their observations on"
+        print(f"{told}: {spent:.1f} a second of one core's time, {clock:.1f} a second on the clock")
 
 
 if __name__ == "__main__":
