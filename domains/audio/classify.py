@@ -18,7 +18,7 @@ from shared_backbones.errors import BadInput
 from ..calibration import fitted_temperature
 from ..following import Follower
 from ..scoring import CLASS_FACTS, class_evidence, class_scores, softmax
-from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
+from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Portable, Sink, Split, TaskConfig
 from .baselines import all_baselines
 from .clips import Clips, poisoned
 from .closed import joined
@@ -216,3 +216,11 @@ class Classify:
 
         assert isinstance(model, AudioClassifier)
         return WindowFollower(int(fitted["rate"]), self.config, partial(scored_windows, model.eval(), fitted, ""))
+
+    def portable(self, model: nn.Module, fitted: Fitted) -> Portable:
+        """Samples -> calibrated probabilities, for export."""
+        from .portable import Shares, of_waves
+
+        assert isinstance(model, AudioClassifier)
+        said = {"probabilities": "(batch, classes): " + ", ".join(fitted["classes"])}
+        return of_waves(Shares(model), int(fitted["rate"]), said, classes=fitted["classes"])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from shared_backbones.errors import BadInput
 
 from ..following import Follower
-from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
+from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Portable, Sink, Split, TaskConfig
 from .clips import Clips, Read, clips_of, poisoned, read_all, refuse_silence
 from .ctc import BLANK, Problem, frames_needed, greedy, preflight
 from .data import SUFFIXES
@@ -335,6 +335,17 @@ class Recognise:
 
         assert isinstance(model, AudioRecogniser)
         return SpeechFollower(model, fitted, self.config)
+
+    def portable(self, model: nn.Module, fitted: Fitted) -> Portable:
+        """Samples -> log-probabilities of the symbols over time, for export; decoding is the caller's."""
+        from .portable import of_waves
+
+        assert isinstance(model, AudioRecogniser)
+        said = {
+            "log_p": f"(batch, tokens, 1 + symbols), a token every {model.step} samples, the blank first",
+            "tokens": "(batch,) tokens of each clip that are its own",
+        }
+        return of_waves(model, int(fitted["rate"]), said, symbols=fitted["symbols"], unit=self.config.unit)
 
 
 def _normal(read: Read) -> Read:

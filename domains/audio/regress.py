@@ -18,7 +18,7 @@ from shared_backbones.heads import ClassHead
 from shared_backbones.presets import Preset
 
 from ..following import Follower
-from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
+from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Portable, Sink, Split, TaskConfig
 from .classify import AT_ONCE, frame_statistics
 from .clips import poisoned
 from .data import SUFFIXES
@@ -184,6 +184,13 @@ class Regress:
 
         assert isinstance(model, AudioRegressor)
         return WindowFollower(int(fitted["rate"]), self.config, partial(_told, model.eval(), fitted, ""))
+
+    def portable(self, model: nn.Module, fitted: Fitted) -> Portable:
+        """Samples -> numbers in their own units, for export."""
+        from .portable import Told, of_waves
+
+        said = {"numbers": "(batch, targets): " + ", ".join(fitted["targets"])}
+        return of_waves(Told(model, fitted), int(fitted["rate"]), said, targets=fitted["targets"])
 
     def _rows(self, model: AudioRegressor, fitted: Fitted, source: str) -> Iterator[Row]:
         rate = int(fitted["rate"])

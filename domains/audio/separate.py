@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Sink, Split, TaskConfig
+from ..task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Portable, Sink, Split, TaskConfig
 from .data import SUFFIXES
 from .mixtures import GivenItems, MadeItems, Mixture, stacked
 from .separate_config import SeparateOptions
@@ -162,3 +162,12 @@ class Separate:
 
         assert isinstance(model, Separator)
         return predict_source(self.config, model, fitted, source, sink)
+
+    def portable(self, model: nn.Module, fitted: Fitted) -> Portable:
+        """Samples -> samples of every speaker, for export; long recordings are cut and stitched by the caller."""
+        from .portable import of_waves
+
+        assert isinstance(model, Separator)
+        said = {"speakers": "(batch, speakers, samples), zero behind each mixture's own end, speakers in any order"}
+        long = f"chunks of {self.config.chunk_s:g} s that overlap by {self.config.overlap:g}, joined by what both hear"
+        return of_waves(model, model.rate, said, speakers=model.speakers, long_recordings=long)

@@ -27,9 +27,9 @@ from shared_backbones.runtime import configure
 class Bench:
     """The data, and what is trained on it."""
 
-    def __init__(self, data: str, speaker: str, batch: int, seed: int) -> None:
-        self.common = [f"split.test=[{speaker}]", f"train.batch_size={batch}", "train.threads=1"]
-        self.source, self.seed = data, seed
+    def __init__(self, data: str, common: list[str], seed: int, preset: str = "audio_elastic") -> None:
+        self.common = [*common, "train.threads=1"]
+        self.source, self.seed, self.preset = data, seed, preset
         config = self.request([])
         self.task = build_task(config)
         self.data = self.task.open(data)
@@ -38,8 +38,9 @@ class Bench:
 
     def request(self, sets: list[str]) -> RunConfig:
         """A request as a user would write it."""
-        return resolve("audio/classify", data=self.source, preset="audio_elastic", sets=[*self.common, *sets],
-                       seed=self.seed)  # fmt: skip
+        return resolve(
+            "audio/classify", data=self.source, preset=self.preset, sets=[*self.common, *sets], seed=self.seed
+        )
 
     def build(self, sets: list[str], start: Mapping[str, Tensor] | None = None) -> Any:
         """A model, perhaps with another's weights, cut to its width."""
@@ -49,9 +50,9 @@ class Bench:
             model.load_state_dict(model.adopt(start))
         return model
 
-    def train(self, model: nn.Module, epochs: int) -> dict[str, Tensor]:
-        """Its weights of the best epoch by validation."""
-        train = self.request([f"train.epochs={epochs}"]).train
+    def train(self, model: nn.Module, epochs: int | None = None) -> dict[str, Tensor]:
+        """Its weights of the best epoch by validation, of so many epochs or of the preset's."""
+        train = self.request([] if epochs is None else [f"train.epochs={epochs}"]).train
         with TemporaryDirectory() as folder:
             items = [self.task.items(self.data, self.split, self.fitted, part) for part in ("train", "val")]
             job = loop.Job(self.task, items[0], items[1], train, self.seed, Path(folder) / "c", make_fabric(train))
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="a run of the first stage, in place of training it")
     args = parser.parse_args()
     configure(1)
-    bench = Bench(args.data, args.speaker, args.batch, args.seed)
+    bench = Bench(args.data, [f"split.test=[{args.speaker}]", f"train.batch_size={args.batch}"], args.seed)
     narrow = [w for w in args.widths if w < 1]
 
     def said(what: str, model: nn.Module, since: float) -> None:
