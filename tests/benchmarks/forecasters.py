@@ -1,13 +1,15 @@
 """Training speed and test error of the forecasting presets beside neuralforecast's models, in one run.
 
     python -m tests.benchmarks.forecasters --peer /path/to/its/bin/python [--epochs 3] [--lookback 96] [--horizon 96]
+        [--schedule constant] [--precision 32]
 
 The peer lives in an environment of its own (``python -m venv X && X/bin/pip install neuralforecast``) and runs as a
 subprocess. Both get the same z-scored ETTh1 (12/4/4 months), look-back, horizon, width, depth, batch, learning rate,
 epochs, loss (MSE) and threads, and are scored on all test windows. A sample is a window of all series. Speed is taken
 between the ends of consecutive training steps, batches included, validation and set-up left out; with one thread in
-the process's own CPU time, since other work on the machine disturbs it least. The peer trains at a constant rate and
-keeps the last weights, ours follow their schedule and keep the best epoch on validation: each its own default.
+the process's own CPU time, since other work on the machine disturbs it least. Both train at a constant rate: after so few
+epochs it is better than our cosine on validation (``--schedule``). The peer keeps its last weights, ours the best epoch
+on validation. ``--precision bf16-mixed`` is for ours alone.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ def own(ask: dict[str, Any]) -> dict[str, Any]:
     clock = time.process_time if ask["threads"] == 1 else time.perf_counter
     sets = [f"lookback={ask['lookback']}", f"horizon={ask['horizon']}", f"train.epochs={ask['epochs']}"]
     sets += ["ets_origins=0", f"train.batch_size={ask['batch']}", f"train.lr={ask['lr']}", "train.patience=null"]
+    sets += [f"train.schedule={ask['schedule']}", f"train.precision={ask['precision']}"]
     config = resolve("timeseries/forecast", data="ett_h1", preset=ask["model"], file=None, sets=sets, seed=0)
     task: Any = build_task(config)
     data = task.open(config.data)
@@ -105,6 +108,8 @@ def main() -> None:
     parser.add_argument("--horizon", type=int, default=96)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--schedule", default="constant", choices=("constant", "cosine"))
+    parser.add_argument("--precision", default="32", choices=("32", "bf16-mixed"))
     parser.add_argument("--own", help=argparse.SUPPRESS)  # a request: this process is one of ours
     a = parser.parse_args()
     if a.own:
@@ -117,6 +122,7 @@ def main() -> None:
             rate, batch = {"itransformer": (1e-4, 32), "patch_tst": (1e-3, 128)}[name]
             ask = {"model": name, "values": f"{folder}/values.npy", "parts": parts, "series": values.shape[1]}
             ask |= {"lookback": a.lookback, "horizon": a.horizon, "epochs": a.epochs, "threads": a.threads}
+            ask |= {"schedule": a.schedule, "precision": a.precision}
             request = Path(folder) / "ask.json"
             request.write_text(json.dumps(ask | {"lr": rate, "batch": batch}))
             ours = _run([sys.executable, "-m", "tests.benchmarks.forecasters", "--own", str(request)], a.threads)
