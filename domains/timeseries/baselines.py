@@ -13,19 +13,20 @@ from domains.task import Batch, Evidence, Fitted, Part, Split
 from shared_backbones.errors import BadRequest
 
 from .data import Panel
+from .dlinear import DLinear, fit_dlinear
 from .ridge import WindowRidge, fit_ridge, zscored
 from .scoring import Forecast, conformal, scaled_past, score, statistics
 from .splits import origins, thinned
 from .windows import Windows, windows
 
-MAX_FITS = 128  # of AutoETS and AutoTheta each; a panel of more series goes without them
+MAX_FITS = 128  # of AutoETS, AutoTheta and AutoARIMA each; a panel of more series goes without them
 
 
 def require_statsforecast() -> None:
-    """Raises BadRequest where the package behind AutoETS and AutoTheta is not installed."""
+    """Raises BadRequest where the package behind AutoETS, AutoTheta and AutoARIMA is not installed."""
     if importlib.util.find_spec("statsforecast") is None:
         raise BadRequest(
-            "the baselines AutoETS and AutoTheta need statsforecast: pip install 'cambium[timeseries]', "
+            "the baselines AutoETS, AutoTheta and AutoARIMA need statsforecast: pip install 'cambium[timeseries]', "
             "or leave them out with --set ets_origins=0"
         )
 
@@ -61,7 +62,21 @@ def seasonal_naive(
     return out
 
 
-def forecaster(name: str, fitted: Fitted, ridge: WindowRidge) -> Forecast:
+def drift(
+    past: Float[np.ndarray, "B L V"], mask: Bool[np.ndarray, "B L V"], horizon: int
+) -> Float[np.ndarray, "B H V"]:
+    """The line through the oldest and the newest observed value of each look-back, from the newest on."""
+    size = past.shape[1]
+    newest, _ = last_observed(past, mask)
+    oldest, _ = last_observed(past[:, ::-1], mask[:, ::-1])
+    length = size - 1 - mask.argmax(1) - mask[:, ::-1].argmax(1)
+    slope = np.where(mask.any(1) & (length > 0), (newest - oldest) / np.maximum(1, length), 0.0)
+    since = mask[:, ::-1].argmax(1)  # steps from the newest value to the origin
+    ahead = np.arange(1, horizon + 1)[:, None] + since[:, None]
+    return np.asarray(newest[:, None] + slope[:, None] * ahead)
+
+
+def forecaster(name: str, fitted: Fitted, ridge: WindowRidge, linear: DLinear | None = None) -> Forecast:
     """A baseline as a function of a batch in original units, z-scored forecasts out."""
     horizon, season = int(fitted["horizon"]), int(fitted["season"])
 
@@ -71,6 +86,10 @@ def forecaster(name: str, fitted: Fitted, ridge: WindowRidge) -> Forecast:
             return repeat_last(past, mask, horizon)
         if name == "seasonal_naive":
             return seasonal_naive(past, mask, horizon, season)
+        if name == "drift":
+            return drift(past, mask, horizon)
+        if name == "dlinear" and linear is not None:
+            return linear.forecast(past, mask)
         return ridge.forecast(past, mask, batch["phase"].numpy(), horizon)
 
     return run
@@ -87,11 +106,13 @@ def all_baselines(data: Panel, split: Split, fitted: Fitted, ets_origins: int) -
     train, val, test = (part_windows(data, split, fitted, part) for part in ("train", "val", "test"))
     mean, std, _ = statistics(fitted)
     none = np.zeros((int(fitted["cycle"]), len(fitted["names"])))
-    ridge = fit_ridge(zscored(train, mean, std), zscored(val, mean, std), none)
+    fit_on = zscored(train, mean, std), zscored(val, mean, std)
+    ridge = fit_ridge(*fit_on, none)
+    linear = fit_dlinear(*fit_on, ridge)
     few = fewer(test, ets_origins)
     found: dict[str, Evidence] = {}
-    for name in ("repeat_last", "seasonal_naive", "window_ridge"):
-        forecast = forecaster(name, fitted, ridge)
+    for name in ("repeat_last", "drift", "seasonal_naive", "dlinear", "window_ridge"):
+        forecast = forecaster(name, fitted, ridge, linear)
         intervals = conformal(forecast, val, fitted)
         found[name] = score(forecast, intervals, test, fitted)
         if name == "window_ridge" and few:  # the same few windows, to read the next two against

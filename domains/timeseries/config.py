@@ -66,7 +66,9 @@ class ForecastConfig(TableConfig):
 
     few: Literal["refuse", "drop"] = "refuse"  # series without two different values in the training part
 
-    ets_origins: int = Field(8, ge=0)  # test windows that AutoETS and AutoTheta are fitted for; 0: leave them out
+    ets_origins: int = Field(
+        8, ge=0
+    )  # test windows that AutoETS, AutoTheta and AutoARIMA are fitted for; 0: leave them out
 
     def reading(self) -> ReadOptions:
         """How a table is read."""

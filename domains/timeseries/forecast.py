@@ -130,7 +130,7 @@ class Forecast:
         return score(forecasts_of(model), intervals_of(model), self._windows(data, split, part), fitted)
 
     def baselines(self, data: Panel, split: Split, fitted: Fitted) -> Mapping[str, Evidence]:
-        """Repeat-last, seasonal naive, window ridge, AutoETS and AutoTheta on the test part, in the same units."""
+        """Naive ones, DLinear and the window ridge on the test part, statistical methods on a few of its windows."""
         return all_baselines(data, split, fitted, self.config.ets_origins)
 
     def metrics(self, evidence: Evidence) -> dict[str, float]:
