@@ -224,11 +224,11 @@ class Recognise:
         log.warning("%s; the loss leaves them out (preflight=skip)", said)
 
     def items(self, data: Clips, split: Split, fitted: Fitted, part: Part) -> UtteranceItems:
-        """Utterances that the symbols can spell."""
-        alphabet = alphabet_of(fitted)
-        rows = spellable(data, split.parts[part], alphabet)
-        varied = self.config.augment if part == "train" else None
-        return UtteranceItems(data, rows, alphabet, varied, self.config.buckets)
+        """Utterances: those of training that the symbols can spell, else all, spelt as far as symbols go."""
+        alphabet, rows = alphabet_of(fitted), split.parts[part]
+        if part != "train":
+            return UtteranceItems(data, rows, alphabet)
+        return UtteranceItems(data, spellable(data, rows, alphabet), alphabet, self.config.augment, self.config.buckets)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Negative log-likelihood per label, and the labels. Utterances with too few tokens weigh nothing."""

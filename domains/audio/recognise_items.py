@@ -45,9 +45,12 @@ class UtteranceItems:
         return self.clips.arrange(order, size, seed)
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """Waves as of :class:`ClipItems`; "labels" (B, U), 0 behind each one's own, and "label_length" (B,)."""
-        spelt = [self.alphabet.encode(self.data.texts[int(self.rows[i])] or "") for i in indices]
-        labels = torch.zeros(len(spelt), max(map(len, spelt)), dtype=torch.long)
+        """Waves as of :class:`ClipItems`; "labels" (B, U), 0 behind each one's own, and "label_length" (B,).
+
+        Symbols that no label stands for are left out.
+        """
+        spelt = [self.alphabet.known(self.data.texts[int(self.rows[i])] or "") for i in indices]
+        labels = torch.zeros(len(spelt), max(1, *map(len, spelt)), dtype=torch.long)
         for row, own in zip(labels, spelt, strict=True):
             row[: len(own)] = torch.tensor(own)
         waves = {k: v for k, v in self.clips.batch(indices).items() if k != "target"}
@@ -59,7 +62,7 @@ class UtteranceItems:
 
 
 def spellable(data: Clips, rows: Int[np.ndarray, "n"], alphabet: Alphabet) -> Int[np.ndarray, "m"]:
-    """Those of ``rows`` whose transcripts the alphabet can spell; others have no loss, though they are scored."""
+    """Those of ``rows`` whose transcripts the alphabet can spell."""
     return np.array(
         [int(i) for i in rows if data.texts[int(i)] and not alphabet.strange(data.texts[int(i)] or "")], int
     )

@@ -72,6 +72,10 @@ class Alphabet:
             )
         return [self.place[c] for c in self.parts(text)]
 
+    def known(self, text: str) -> list[int]:
+        """Labels of those symbols that it knows, the others left out."""
+        return [self.place[c] for c in self.parts(text) if c in self.place]
+
     def decode(self, labels: Sequence[int]) -> str:
         """The text that labels spell."""
         said = [self.symbols[i - 1] for i in labels]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def test_symbols_unknown_to_training_are_errors_and_not_dropped(tmp_path: Path) 
     split = task.split(data)
     fitted = task.fit(data, split)
     assert len(split.parts["test"]) == 4
-    assert len(task.items(data, split, fitted, "test")) == 3
+    assert len(task.items(data, split, fitted, "test")) == 4
     assert task.evidence(built(task, fitted), data, split, fitted, "test").sum("words") == 6
 
 
@@ -245,6 +246,28 @@ def test_recordings_that_cannot_be_heard(task: Recognise, fitted: Any, tmp_path:
         beam.predict(model, fitted, "simulated", Folder(tmp_path))
 
 
+def test_what_the_symbols_cannot_spell_has_a_loss_outside_of_training_as_far_as_they_go() -> None:
+    task = made()
+    data = task.open("simulated")
+    split = task.split(data)
+    fitted = task.fit(data, split)
+    texts = list(data.texts)
+    first, second = (int(i) for i in split.parts["test"][:2])
+    texts[first], texts[second] = f"\u017e{texts[first]}", "\u017e"
+    texts[int(split.parts["train"][0])] = "\u017e"
+    strange = replace(data, texts=tuple(texts))
+    assert len(task.items(strange, split, fitted, "train")) == len(split.parts["train"]) - 1
+    items = task.items(strange, split, fitted, "test")
+    assert len(items) == len(split.parts["test"])
+    batch, plain = items.batch([0, 1]), task.items(data, split, fitted, "test").batch([0, 1])
+    assert torch.equal(batch["labels"][0], plain["labels"][0][: batch["labels"].shape[1]])
+    assert batch["label_length"].tolist() == [int(plain["label_length"][0]), 0]
+    loss, weight = task.loss(built(task, fitted), batch)
+    assert torch.isfinite(loss)
+    assert int(weight) == int(plain["label_length"][0])
+    assert float(task.loss(built(task, fitted), items.batch([1]))[1]) == 0.0
+
+
 @pytest.mark.data
 def test_real_sentences_are_read_spelt_and_counted(public_data: Path) -> None:
     if not (public_data / "audio" / "speechbrain_samples").is_dir():
@@ -261,6 +284,7 @@ def test_real_sentences_are_read_spelt_and_counted(public_data: Path) -> None:
     found = task.metrics(task.evidence(model, data, split, fitted, "test"))
     assert found["wer"] > 0
     assert task.metrics(task.baselines(data, split, fitted)["nothing"])["wer"] == 1.0
+    assert len(task.items(data, split, fitted, "test")) == 2
 
 
 @pytest.mark.data
