@@ -7,9 +7,9 @@ The peer lives in an environment of its own (``python -m venv X && X/bin/pip ins
 subprocess. Both get the same z-scored ETTh1 (12/4/4 months), look-back, horizon, width, depth, batch, learning rate,
 epochs, loss (MSE) and threads, and are scored on all test windows. A sample is a window of all series. Speed is taken
 between the ends of consecutive training steps, batches included, validation and set-up left out; with one thread in
-the process's own CPU time, since other work on the machine disturbs it least. Both train at a constant rate: after so few
-epochs it is better than our cosine on validation (``--schedule``). The peer keeps its last weights, ours the best epoch
-on validation. ``--precision bf16-mixed`` is for ours alone.
+the process's own CPU time, since other work on the machine disturbs it least. Both train at a constant rate, which
+after so few epochs beats our cosine on validation (``--schedule``). The peer keeps its last weights, ours the best
+epoch on validation. ``--precision bf16-mixed`` is for ours alone.
 """
 
 from __future__ import annotations
