@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from ..pictures import panel
 from ..task import Evidence, Fitted, Split
 from .clips import Clips
+from .ctc import frames_needed
 from .decoding import words_of
 from .figures import _frames
 from .items import collate
@@ -52,10 +53,8 @@ def alignment(model: AudioRecogniser, data: Clips, row: int, alphabet: Alphabet,
     low.set(xlabel="s", ylabel="probability", ylim=(0, 1.25))
     heard = words_of(log_p, labels(log_p), alphabet)
     _written(low, heard, step, 1.08, "tab:blue")
-    try:
-        truth = words_of(log_p, alphabet.encode(text), alphabet)
-    except (ValueError, RuntimeError):  # too few tokens, or symbols that the model does not know
-        truth = []
+    spelt = [] if alphabet.strange(text) else alphabet.encode(text)  # nothing: letters that the model does not know
+    truth = words_of(log_p, spelt, alphabet) if frames_needed(spelt) <= len(log_p) else []
     _written(top, truth, step, top.get_ylim()[1], "0.3")
     said = " ".join(w.word for w in heard)
     top.set_title(f"{data.names[row]}: said {text!r}, heard {said!r}", fontsize="small")

@@ -266,6 +266,8 @@ def test_what_the_symbols_cannot_spell_has_a_loss_outside_of_training_as_far_as_
     assert torch.isfinite(loss)
     assert int(weight) == int(plain["label_length"][0])
     assert float(task.loss(built(task, fitted), items.batch([1]))[1]) == 0.0
+    scored = {"model": task.evidence(built(task, fitted), strange, split, fitted, "test")}
+    assert task.figures(built(task, fitted), strange, split, fitted, scored)
 
 
 @pytest.mark.data
