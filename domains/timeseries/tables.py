@@ -67,6 +67,16 @@ def read_bytes(source: str) -> bytes:
         raise BadInput(f"{source}: cannot be read ({error})") from None
 
 
+def named_file(source: str, option: str, named: str) -> str:
+    """Where a file lies that an option names: beside the source (or in it), or as it stands. Raises BadInput."""
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    if (folder / named).is_file():
+        return str(folder / named)
+    if "://" not in named and not Path(named).is_file():
+        raise BadInput(f"{option}={named}: no such file, neither in {folder} nor from where the command runs")
+    return named
+
+
 def read_table(raw: bytes, source: str, options: ReadOptions) -> pd.DataFrame:
     """A frame from the bytes of a CSV, gzipped CSV or parquet file. Raises BadInput where it is none."""
     if raw[:4] == b"PAR1":
@@ -91,6 +101,7 @@ def read_table(raw: bytes, source: str, options: ReadOptions) -> pd.DataFrame:
         raise BadInput(f"{source}: not a table: {' '.join(str(error).split())}") from None
     if not options.header:
         frame.columns = pd.Index([f"series_{i}" for i in range(frame.shape[1])])
+        frame.attrs["first_line"] = 1
     return _checked(frame, source, options.separator)
 
 
@@ -117,21 +128,26 @@ def _checked(frame: pd.DataFrame, source: str, separator: str | None) -> pd.Data
 
 
 def _cell(column: pd.Series[float], i: int, source: str) -> str:
-    """The i-th cell as errors name it: its line in the file (counting the header), its column, its value."""
+    """The i-th cell as errors name it: its line in the file (counting a header), its column, its value."""
     cell = column.iloc[i]
     shown = repr(cell.item() if isinstance(cell, np.generic) else cell)
-    return f"{source}, row {int(column.index[i]) + 2}, column {column.name!r}: {shown}"
+    return f"{source}, row {int(column.index[i]) + column.attrs.get('first_line', 2)}, column {column.name!r}: {shown}"
 
 
-def as_numbers(column: pd.Series[float], source: str, missing_values: Sequence[float] = ()) -> Float[np.ndarray, "n"]:
-    """A column as float64, NaN where empty or a sentinel; raises BadInput at the first cell that is no number."""
+SPARE = "Leave missing cells empty, name sentinels with missing_values, or leave the column out with `columns`"
+
+
+def as_numbers(
+    column: pd.Series[float], source: str, missing_values: Sequence[float] = (), remedy: str = SPARE
+) -> Float[np.ndarray, "n"]:
+    """A column as float64, NaN where empty or a sentinel; raises BadInput at the first cell that is no number.
+
+    ``remedy``: what the error advises.
+    """
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, copy=True, na_value=np.nan)
     bad = np.flatnonzero((np.isnan(numbers) & column.notna().to_numpy()) | np.isinf(numbers))
     if len(bad):
-        raise BadInput(
-            f"{_cell(column, int(bad[0]), source)} is no finite number ({len(bad)} such cells). "
-            "Leave missing cells empty, name sentinels with missing_values, or leave the column out with `columns`"
-        )
+        raise BadInput(f"{_cell(column, int(bad[0]), source)} is no finite number ({len(bad)} such cells). {remedy}")
     if missing_values:
         numbers[np.isin(numbers, missing_values)] = np.nan
     return numbers

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -26,7 +25,7 @@ from .sensors.baselines import historical_average
 from .sensors.config import TrafficConfig
 from .sensors.data import SensorPanel, parse_adjacency
 from .sensors.simulate import simulated_road
-from .tables import ReadOptions, read_bytes
+from .tables import ReadOptions, named_file, read_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,8 +59,7 @@ class Traffic(Forecast):
         else:
             panel, adjacency = open_source(source, self.config), np.zeros((0, 0))
         if self.config.adjacency is not None:
-            beside = Path(source).parent / self.config.adjacency
-            path = str(beside if beside.is_file() else self.config.adjacency)
+            path = named_file(source, "adjacency", self.config.adjacency)
             adjacency = parse_adjacency(read_bytes(path), panel.names, path, self.config.directed)
         if self.config.grid and math.prod(self.config.grid) != len(panel.names):
             raise BadInput(

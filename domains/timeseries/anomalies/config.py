@@ -27,7 +27,8 @@ class DetectOptions(TaskConfig):
     time: str = Field("auto", description="column of time stamps (auto: date, ds, time, timestamp, datetime; or none)")
     time_format: str | None = None
     back: Literal["refuse", "keep"] = Field(
-        "refuse", description="where time goes back: refuse the file, or keep its rows as they are (clocks set back)"
+        "refuse",
+        description="where time goes back or stands still: refuse the file, or keep its rows (clocks set back)",
     )
     columns: tuple[str, ...] = Field((), description="series to watch; empty: every numeric column")
     label: str = Field("label", description="column of 0 and 1, if there: 1 where an anomaly is")

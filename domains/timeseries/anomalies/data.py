@@ -90,6 +90,12 @@ def _times(frame: pd.DataFrame, source: str, options: DetectOptions) -> Shaped[n
             f"{source}, row {int(back[0]) + 3}: time goes back in column {column!r} ({frame[column].iloc[back[0]]} "
             f"then {frame[column].iloc[back[0] + 1]}); sort the rows by time, or keep their order with --set back=keep"
         )
+    twice = np.flatnonzero(times[1:] == times[:-1])
+    if len(twice) and options.back == "refuse":
+        raise BadInput(
+            f"{source}, row {int(twice[0]) + 3}: time stamp {frame[column].iloc[twice[0]]} stands twice in column "
+            f"{column!r} ({len(twice)} such rows); leave one out, or keep all with --set back=keep"
+        )
     return times
 
 

@@ -9,7 +9,7 @@ from domains.public import locate
 from domains.task import Manifest
 from shared_backbones.errors import BadInput
 
-from ..tables import read_bytes
+from ..tables import named_file, read_bytes
 from .config import DetectOptions
 from .data import Windows, parse_record, parse_windows
 from .public import WATCHED
@@ -55,8 +55,7 @@ def read_records(source: str, options: DetectOptions) -> tuple[list[Record], str
 def _windows(folder: Path, options: DetectOptions) -> Windows | None:
     if options.windows is None:
         return None
-    beside = folder / options.windows
-    path = str(beside if beside.is_file() else options.windows)
+    path = named_file(str(folder), "windows", options.windows)
     return parse_windows(read_bytes(path), path)
 
 

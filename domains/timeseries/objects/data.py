@@ -23,6 +23,7 @@ USUAL = {
     "band": ("band", "filter", "passband", "fid", "channel"),
 }
 MAGNITUDES = ("mag", "magnitude")
+_NUMBER = "Leave the cell empty where nothing was measured, or name another column"
 SENTINEL = 90.0  # magnitudes: nothing in the sky is that faint, catalogues write 99 or 100 for "none"
 
 
@@ -163,11 +164,12 @@ def curves_of(
     of = None if name is not None else column(frame, "object", options.object, source)
     assert at is not None
     assert value is not None
-    times = as_numbers(frame[at], source)
+    times = as_numbers(frame[at], source, remedy=_NUMBER)
     if np.isnan(times).any():
-        raise BadInput(f"{source}, row {int(np.flatnonzero(np.isnan(times))[0]) + 2}: no time stamp in column {at!r}")
-    values = as_numbers(frame[value], source)
-    errors = np.full(len(frame), np.nan) if error is None else as_numbers(frame[error], source)
+        row = int(np.flatnonzero(np.isnan(times))[0]) + 2
+        raise BadInput(f"{source}, row {row}: no time stamp in column {at!r}; fill it in, or leave the row out")
+    values = as_numbers(frame[value], source, remedy=_NUMBER)
+    errors = np.full(len(frame), np.nan) if error is None else as_numbers(frame[error], source, remedy=_NUMBER)
     words = np.full(len(frame), "all") if band is None else frame[band].astype(str).to_numpy()
     for word in pd.unique(words):
         bands.setdefault(str(word), len(bands))

@@ -14,7 +14,7 @@ from domains.task import Fitted, Manifest
 from shared_backbones.errors import BadInput
 
 from ..opening import load
-from ..tables import ReadOptions, read_bytes
+from ..tables import ReadOptions, named_file, read_bytes
 from .collection import BAND, Objects, described, numbered
 from .config import ClassifyOptions
 from .data import Raw, Read, check_static, object_table, parse_curves, parse_ts, with_table
@@ -86,8 +86,7 @@ def _part(path: Path) -> str:
 
 def _joined(read: Read, options: ClassifyOptions, folder: Path) -> Read:
     if options.objects is not None:
-        beside = folder / options.objects
-        path = str(beside if beside.is_file() else options.objects)
+        path = named_file(str(folder), "objects", options.objects)
         read = with_table(read, object_table(read_bytes(path), path, options), path)
     return read
 

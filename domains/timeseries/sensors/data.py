@@ -14,6 +14,8 @@ from shared_backbones.errors import BadInput
 from ..data import Panel
 from ..tables import ReadOptions, as_numbers, nearest, read_table
 
+_WEIGHT = "Weights are numbers of 0 and more; write 0 where there is no road"
+
 
 @dataclass(frozen=True)
 class SensorPanel(Panel):
@@ -30,7 +32,11 @@ def parse_adjacency(raw: bytes, names: Sequence[str], source: str, directed: boo
     else:
         found = _from_matrix(raw, frame, names, source)
     if (found < 0).any():
-        raise BadInput(f"{source}: weights must not be negative, got {found.min():g}; give nearness, not its opposite")
+        i, j = (int(k) for k in np.argwhere(found < 0)[0])
+        raise BadInput(
+            f"{source}: {names[i]} to {names[j]} is {found[i, j]:g}: weights must not be negative; give nearness, not "
+            "its opposite, and 0 where there is no road"
+        )
     if not directed and not np.allclose(found, found.T):
         i, j = (int(k) for k in np.argwhere(~np.isclose(found, found.T))[0])
         raise BadInput(
@@ -42,7 +48,7 @@ def parse_adjacency(raw: bytes, names: Sequence[str], source: str, directed: boo
 
 def _from_edges(frame: pd.DataFrame, names: Sequence[str], source: str) -> Float[np.ndarray, "V V"]:
     place = {name: i for i, name in enumerate(names)}
-    weight = as_numbers(frame["weight"], source) if "weight" in frame.columns else np.ones(len(frame))
+    weight = as_numbers(frame["weight"], source, remedy=_WEIGHT) if "weight" in frame.columns else np.ones(len(frame))
     out = np.zeros((len(names), len(names)))
     for row, (a, b, w) in enumerate(zip(frame["from"].astype(str), frame["to"].astype(str), weight, strict=True)):
         for name in (a, b):
@@ -62,7 +68,7 @@ def _from_matrix(raw: bytes, frame: pd.DataFrame, names: Sequence[str], source: 
             f"{source}: {frame.shape[0]} rows and {frame.shape[1]} columns, and there are {len(names)} series: give "
             f"{len(names)} x {len(names)} numbers in the order of the series, or rows from,to,weight"
         )
-    out = np.column_stack([as_numbers(frame[c], source) for c in frame.columns])
+    out = np.column_stack([as_numbers(frame[c], source, remedy=_WEIGHT) for c in frame.columns])
     if np.isnan(out).any():
         raise BadInput(f"{source}: {int(np.isnan(out).sum())} empty cells; write 0 where there is no road")
     return out

@@ -23,6 +23,9 @@ USUAL = {
 DAY_NS = 86_400_000_000_000
 
 
+_EMPTY = "Leave unknown numbers empty; words go into a column of `categories`"
+
+
 @dataclass(frozen=True)
 class Events:
     """Events ordered by entity and time, N in all, and examples: stretches [first, last] of one entity's events.
@@ -75,7 +78,7 @@ def from_frame(frame: pd.DataFrame, source: str, options: EventOptions) -> Event
     time = _days(frame, when, source, options)
     ids = frame[whose].astype(str).to_numpy()
     order = np.lexsort((np.arange(len(frame)), time, ids))
-    frame, ids, time = frame.iloc[order].reset_index(drop=True), ids[order], time[order]
+    frame, ids, time = frame.iloc[order], ids[order], time[order]
     taken = {whose, when, options.label}
     text = [c for c in frame.columns if c not in taken and not pd.api.types.is_numeric_dtype(frame[c])]
     numeric = [c for c in frame.columns if c not in taken and pd.api.types.is_numeric_dtype(frame[c])]
@@ -91,7 +94,7 @@ def from_frame(frame: pd.DataFrame, source: str, options: EventOptions) -> Event
     data = Events(
         Manifest(source, ""), tuple(categories), tuple(tuple(map(str, c.categories)) for c in coded),
         np.column_stack([c.codes for c in coded]).astype(np.int64) if coded else np.zeros((len(frame), 0), np.int64),
-        tuple(numbers), np.column_stack([as_numbers(frame[c], source) for c in numbers]) if numbers else
+        tuple(numbers), np.column_stack([as_numbers(frame[c], source, remedy=_EMPTY) for c in numbers]) if numbers else
         np.zeros((len(frame), 0)), time, entity.astype(np.int64), tuple(map(str, names)),
         *_examples(frame, entity, names, source, options), unit=options.unit,
     )  # fmt: skip
@@ -100,9 +103,10 @@ def from_frame(frame: pd.DataFrame, source: str, options: EventOptions) -> Event
 
 def _days(frame: pd.DataFrame, column: str, source: str, options: EventOptions) -> Float[np.ndarray, "N"]:
     if pd.api.types.is_numeric_dtype(frame[column]) and options.time_format is None:
-        found = as_numbers(frame[column], source)
+        found = as_numbers(frame[column], source, remedy="Mend it, or leave the row out")
         if np.isnan(found).any():
-            raise BadInput(f"{source}, row {int(np.flatnonzero(np.isnan(found))[0]) + 2}: no time in column {column!r}")
+            row = int(np.flatnonzero(np.isnan(found))[0]) + 2
+            raise BadInput(f"{source}, row {row}: no time in column {column!r}; fill it in, or leave the row out")
         return found
     return as_stamps(frame[column], source, options.time_format).astype(np.int64) / DAY_NS
 

@@ -199,6 +199,7 @@ def table(steps: int = 400) -> pd.DataFrame:
     ("change", "options", "says"),
     [
         (lambda f: f.iloc[::-1], {}, r"row 3: time goes back.*back=keep"),
+        (lambda f: pd.concat([f[:6], f[5:]]), {}, r"row 8: time stamp 2024-01-01 05:00:00 stands twice.*back=keep"),
         (lambda f: f.assign(label=2), {}, "labels are 0 or 1"),
         (lambda f: f.head(60), {}, "lookback"),
         (lambda f: f, {}, "no anomaly is labelled after"),
@@ -206,6 +207,7 @@ def table(steps: int = 400) -> pd.DataFrame:
         (lambda f: f.assign(a=np.nan), {"columns": ("a",)}, "no observed value"),
         (lambda f: f, {"windows": "w.json"}, "another file"),
         (lambda f: f, {"windows": "broken.json"}, "no JSON of windows"),
+        (lambda f: f, {"windows": "none.json"}, "windows=none.json: no such file"),
     ],
 )
 def test_bad_tables_say_where(tmp_path: Path, change: Any, options: dict[str, Any], says: str) -> None:

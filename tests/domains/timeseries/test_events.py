@@ -64,6 +64,11 @@ def test_rows_are_put_in_order_and_examples_are_the_newest_events() -> None:
         (lambda f: f, {}, "several classes.*unit=record"),
         (lambda f: f, {"categories": ("prot",), "unit": "record"}, "no column 'prot'"),
         (lambda f: f.assign(start=f.start.where(f.index != 2)), {"unit": "record"}, "row 4: no time"),
+        (
+            lambda f: f.assign(bytes=f.bytes.where(f.index != 2, np.inf)),
+            {"unit": "record"},
+            "row 4, column 'bytes': inf",
+        ),
         (lambda f: f[["host", "start", "label"]], {"unit": "record"}, "what happened"),
         (lambda f: f.drop(columns="label"), {"unit": "record"}, "have no class"),
     ],

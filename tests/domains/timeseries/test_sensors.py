@@ -30,8 +30,9 @@ def task(**options: Any) -> Traffic:
     [
         ("0,1\n1,0\n", "2 rows and 2 columns, and there are 3 series"),
         ("0,1,0\n0,0,1\n0,1,0\n", "not symmetric: a to b is 1, back it is 0.*directed=true"),
-        ("0,-1,0\n-1,0,1\n0,1,0\n", "must not be negative"),
+        ("0,-1,0\n-1,0,1\n0,1,0\n", "a to b is -1: weights must not be negative"),
         ("0,1,\n1,0,1\n0,1,0\n", "1 empty cells"),
+        ("0,1,0\n1,0,x\n0,1,0\n", "row 2, column 'series_2': 'x' is no finite number.*where there is no road"),
         ("from,to,weight\na,d,1\n", "row 2: no series 'd'"),
     ],
 )
@@ -80,6 +81,8 @@ def test_cells_of_a_grid_take_a_preset_of_rank_three(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="4 cells, and there are 6"):
         task(grid=(2, 2)).open(source)
     (tmp_path / "w.csv").write_text("0,1\n1,0\n")
+    with pytest.raises(BadInput, match="no such file, neither"):
+        Traffic(TrafficConfig(adjacency="none.csv")).open("simulated")
     with pytest.raises(BadInput, match="there are 6 series"):
         task(adjacency="w.csv").open(source)
 
