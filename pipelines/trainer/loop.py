@@ -134,8 +134,8 @@ def _step(
     seen = fabric.all_reduce(seen, reduce_op="sum") if world > 1 else seen  # type: ignore[assignment]
     parameters = [p for p in wrapped.parameters() if p.grad is not None]
     scale = (world / seen[1].clamp_min(1e-12)).float()  # data-parallel averages gradients over devices
-    for p in parameters:
-        p.grad.mul_(scale)  # type: ignore[union-attr]
+    if parameters:
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
     if job.train.clip is not None:
         torch.nn.utils.clip_grad_norm_(parameters, job.train.clip)
     optimizer.step()
