@@ -42,7 +42,8 @@ def strips(records: Sequence[Record], scores: Sequence[Any], hold: int, evidence
         low.axhline(1, color="tab:orange", lw=0.8)
         low.plot(r.times[raised], np.ones(len(raised)), "v", ms=4, color="tab:orange")
         low.set_ylabel("score", fontsize="x-small")
-        top.set_title(f"{r.name}: {len(raised)} alarms (grey: probation, red: labelled)", fontsize="small")
+        words = f"{len(raised)} alarm{'' if len(raised) == 1 else 's'} (grey: probation, red: labelled)"
+        top.set_title(f"{r.name}: NAB score of its windows {quality[i]:.2f} (at most 1), {words}", fontsize="small")
     return figure
 
 

@@ -76,6 +76,7 @@ def gallery(data: Objects, rows: Any, p: Any, truth: Any, classes: list[str]) ->
             for v, channel in enumerate(data.channels[: len(COLOURS)]):
                 axis.plot(data.series[at][:, v], lw=0.9, color=COLOURS[v], label=channel)
             axis.set_xlabel("step", fontsize="small")
+            upright(axis, data)
         else:
             folded(axis, data, at)
         guess = int(p[i].argmax())
@@ -108,9 +109,24 @@ def folded(axis: Axes, data: Objects, at: int) -> None:
                 angles += [np.cos(2 * np.pi * k * phase), np.sin(2 * np.pi * k * phase)]
             axis.plot(phase, np.stack(angles, 1) @ fit[b][0], lw=0.8, color=colour)
             axis.plot(x[mine] + 1, curve[mine, VALUE], ".", ms=3, color=colour)
-    if data.manifest.facts.get("magnitudes"):
-        axis.invert_yaxis()  # bright is up
+    low, high = float(curve[:, VALUE].min()), float(curve[:, VALUE].max())
+    room = 0.06 * (high - low) or 1.0
+    axis.set_ylim(low - room, high + room)  # an error bar may be longer than the curve is high
+    upright(axis, data)
     axis.set_xlabel(f"phase at {period:.5g}" if np.isfinite(period) else "time", fontsize="small")
+
+
+def upright(axis: Axes, data: Objects) -> None:
+    """Magnitudes fall upwards: bright is up."""
+    if data.manifest.facts.get("magnitudes"):
+        axis.invert_yaxis()
+
+
+def kept(model: SeriesClassifier) -> str:
+    """What a picture of the backbone has to do with the verdict."""
+    if float(model.gate) == 0:
+        return "validation kept nothing of the backbone: the class comes from the ridge alone"
+    return "the class comes from the backbone" + ("" if model.options.skip == "none" else " and the ridge together")
 
 
 def shares_of_tokens(model: SeriesClassifier, batch: Any, guess: int) -> Float[np.ndarray, "M"]:
@@ -156,12 +172,13 @@ def light_curve(
         figure.colorbar(drawn, ax=left, label=f"added to the score of {classes[guess]}")
     else:
         left.plot(curve[:, TIME], curve[:, VALUE], ".")
-    if data.manifest.facts.get("magnitudes"):
-        left.invert_yaxis()
+    upright(left, data)
     left.set(xlabel="time", ylabel="value in the units of the file")
     left.set_title(f"{data.names[at]}: true {classes[truth[i]]}, said {classes[guess]}", fontsize="small")
     folded(right, data, at)
-    right.legend(fontsize="x-small")
+    right.legend(fontsize="x-small", ncols=len(data.channels))
+    right.set_ylabel("value in the units of the file")
+    figure.suptitle(kept(model), fontsize="small")
     right.set_title(f"folded, Fourier series of {HARMONICS} harmonics per band", fontsize="small")
     return figure
 
@@ -178,15 +195,21 @@ def looked_at(
         at, guess = int(items.rows[i]), int(p[i].argmax())
         shares = shares_of_tokens(model, {k: v.to(model.gate.device) for k, v in items.batch([i]).items()}, guess)
         series, top = data.series[at], max(float(np.abs(shares).max()), 1e-12)
-        axis.plot(series[:, : len(COLOURS)], lw=0.9, color="0.2")
+        for v, channel in enumerate(data.channels[: len(COLOURS)]):
+            axis.plot(series[:, v], lw=1.1, color=COLOURS[v], label=channel)
         low, high = axis.get_ylim()
         drawn = axis.imshow(
             shares[None] / top, aspect="auto", cmap="coolwarm", vmin=-1, vmax=1, alpha=0.6,
             extent=(-0.5, len(series) - 0.5, low, high),
         )  # fmt: skip
+        upright(axis, data)
+        axis.set_xlabel("step", fontsize="small")
         axis.set_title(f"{data.names[at]}: true {classes[truth[i]]}, said {classes[guess]}", fontsize="small")
     for axis in axes[len(places) :]:
         axis.set_visible(False)
+    axes[0].legend(fontsize="x-small", ncols=2)
+    figure.supylabel("value in the units of the file", fontsize="small")
+    figure.suptitle(kept(model), fontsize="small")
     if drawn is not None:
         figure.colorbar(drawn, ax=list(axes), label="added to the score, of the largest")
     return figure
