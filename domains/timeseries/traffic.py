@@ -9,19 +9,23 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 from torch import nn
 
 from domains.task import Evidence, Fitted, Manifest, MetricFact, Sink, Split
 from shared_backbones.errors import BadInput
 
 from .baselines import part_windows
+from .clear import clearly_less
 from .data import Panel, parse_panel, refuse_constant
 from .forecast import Forecast
 from .model import Forecaster
 from .opening import SIMULATED, load, open_source
 from .predicting import forecast_file
+from .ridge import WindowRidge, fit_ridge, zscored
 from .scoring import FACTS, conformal, metrics, score
-from .sensors.baselines import historical_average
+from .seasons import unit_losses
+from .sensors.baselines import historical_average, weekly_table
 from .sensors.config import TrafficConfig
 from .sensors.data import SensorPanel, parse_adjacency
 from .sensors.simulate import simulated_road
@@ -74,6 +78,23 @@ class Traffic(Forecast):
         assert isinstance(data, SensorPanel)
         lattice = {"axes": list(self.config.grid) or [len(data.names)], "adjacency": data.adjacency.tolist()}
         return {**super().fit(data, split), "lattice": lattice}
+
+    def initialise(self, model: nn.Module, data: Panel, split: Split) -> None:
+        """As for forecasts; or the ridge behind the average of each hour of the week, where validation is clearly
+        for it: the profile of forecasts wants several weeks, and of traffic one is worth knowing."""
+        super().initialise(model, data, split)
+        assert isinstance(model, Forecaster)
+        if not model.options.cycle or model.options.skip != "ridge":
+            return
+        mean, std = model.mean.cpu().numpy(), model.std.cpu().numpy()
+        train, val = (zscored(self._windows(data, split, part), mean, std) for part in ("train", "val"))
+        weekly = fit_ridge(train, val, weekly_table(data, split, self.fit(data, split)))
+        weight, cycle = model.skip.weight.detach().cpu().numpy().T, model.cycle.detach().cpu().numpy()
+        found = WindowRidge(weight.astype(float), cycle.astype(float), 0.0, 0.0)
+        if clearly_less(unit_losses(weekly, val), unit_losses(found, val)):
+            with torch.no_grad():
+                model.cycle.copy_(torch.from_numpy(weekly.cycle))
+                model.skip.weight.copy_(torch.from_numpy(weekly.weight.T))
 
     def baselines(self, data: Panel, split: Split, fitted: Fitted) -> Mapping[str, Evidence]:
         """Persistence (repeat-last), seasonal naive, window ridge, and the average of each hour of the week."""

@@ -110,7 +110,7 @@ def folded(axis: Axes, data: Objects, at: int) -> None:
             axis.plot(phase, np.stack(angles, 1) @ fit[b][0], lw=0.8, color=colour)
             axis.plot(x[mine] + 1, curve[mine, VALUE], ".", ms=3, color=colour)
     low, high = float(curve[:, VALUE].min()), float(curve[:, VALUE].max())
-    room = 0.06 * (high - low) or 1.0
+    room = 0.15 * (high - low) or 1.0
     axis.set_ylim(low - room, high + room)  # an error bar may be longer than the curve is high
     upright(axis, data)
     axis.set_xlabel(f"phase at {period:.5g}" if np.isfinite(period) else "time", fontsize="small")

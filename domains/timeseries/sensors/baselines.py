@@ -12,8 +12,8 @@ from ..grid import phase
 from ..scoring import Forecast, statistics
 
 
-def historical_average(data: Panel, split: Split, fitted: Fitted) -> Forecast:
-    """The training mean of each place at each step of the cycle, z-scored; the place's mean where never seen."""
+def weekly_table(data: Panel, split: Split, fitted: Fitted) -> Float[np.ndarray, "C V"]:
+    """The training mean of each place at each step of the cycle, z-scored; 0, the place's mean, where never seen."""
     mean, std, _ = statistics(fitted)
     cycle, steps = int(fitted["cycle"]), split.parts["train"]
     at = phase(data.times, data.freq, cycle)[steps]
@@ -21,7 +21,12 @@ def historical_average(data: Panel, split: Split, fitted: Fitted) -> Forecast:
     total, count = np.zeros((cycle, z.shape[1])), np.zeros((cycle, z.shape[1]))
     np.add.at(total, at, z)
     np.add.at(count, at, data.mask[steps].astype(float))
-    table = np.where(count > 0, total / np.maximum(count, 1), 0.0)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), 0.0))
+
+
+def historical_average(data: Panel, split: Split, fitted: Fitted) -> Forecast:
+    """The forecast that repeats :func:`weekly_table`."""
+    table, cycle = weekly_table(data, split, fitted), int(fitted["cycle"])
     ahead = np.arange(int(fitted["horizon"]))
 
     def run(batch: Batch) -> Float[np.ndarray, "B H V"]:

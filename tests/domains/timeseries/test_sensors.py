@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from domains.timeseries.sensors.baselines import historical_average
+from domains.timeseries.sensors.baselines import historical_average, weekly_table
 from domains.timeseries.sensors.config import TrafficConfig
 from domains.timeseries.sensors.data import parse_adjacency
 from domains.timeseries.sensors.lattice import GraphConvolution
@@ -108,3 +109,17 @@ def test_the_average_is_that_of_the_hour_of_the_week(tmp_path: Path) -> None:
     at = int(windows.origins[5])
     same = [s for s in steps if (at + 1 - s) % 168 == 0]
     np.testing.assert_allclose(found[1], (data.values[same].mean(0) - mean) / std, rtol=1e-9)
+
+
+def test_the_start_knows_the_hour_of_the_week_after_few_weeks() -> None:
+    t = Traffic(TrafficConfig())
+    data = t.open("simulated")
+    split = t.split(data)
+    fitted = t.fit(data, split)
+    model = t.build(fitted, load_preset("sttn_traffic"))
+    t.initialise(model, data, split)
+    table = weekly_table(data, split, fitted)
+    np.testing.assert_allclose(model.cycle.detach(), table, atol=1e-6)
+    plain = t.build(fitted, replace(load_preset("sttn_traffic"), model={"cycle": False}))
+    t.initialise(plain, data, split)
+    assert not plain.cycle.any()
