@@ -100,13 +100,13 @@ def take(model: nn.Module, train: TrainConfig) -> dict[str, Any] | None:
     except (BadRequest, BadInput, OSError) as error:
         raise BadRequest(f"option 'train.start': {error}") from None
     adopt = getattr(model, "adopt", None)  # an optional method of a model: what it makes of another's tensors
-    there = adopt(there) if adopt else there
+    held, there = there, adopt(there) if adopt else there
     taken, left = [], {}
     with torch.no_grad():
         for name, value in _startable(model):
             other = there.get(name)
             if other is None:
-                left[name] = "not in that run"
+                left[name] = "made from the new data" if name in held else "not in that run"
             elif other.shape != value.shape:
                 left[name] = f"has shape {list(other.shape)} there and {list(value.shape)} here"
             else:
