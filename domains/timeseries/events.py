@@ -43,7 +43,7 @@ class EventClasses:
     summary: ClassVar[str] = "Classes from events with time stamps, words and numbers: lives, network flows."
     Config: ClassVar[type[TaskConfig]] = EventOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {
-        "epochs": 20, "batch_size": 32, "lr": 1e-3, "weight_decay": 0.05, "patience": 5,
+        "epochs": 40, "batch_size": 32, "lr": 3e-3, "weight_decay": 0.05, "patience": 15,
     }  # fmt: skip
     default_preset: ClassVar[str] = "event_mixer"
     metric_facts: ClassVar[Mapping[str, MetricFact]] = CLASS_FACTS
