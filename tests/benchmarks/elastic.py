@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from domains.task import Part
 from pipelines.config import RunConfig, build_preset, build_task, resolve
 from pipelines.runs import load_run
 from pipelines.trainer import loop, plan
@@ -59,12 +60,11 @@ class Bench:
             loop.fit(job, model)
         return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
-    def accuracy(self, model: nn.Module) -> float:
-        """Of the whole test part."""
+    def scores(self, model: nn.Module, part: Part) -> dict[str, float]:
+        """Of a whole part."""
         self.task.calibrate(model, self.data, self.split, self.fitted)
         with torch.no_grad():
-            evidence = self.task.evidence(model.eval(), self.data, self.split, self.fitted, "test")
-        return float(self.task.metrics(evidence)["accuracy"])
+            return self.task.metrics(self.task.evidence(model.eval(), self.data, self.split, self.fitted, part))
 
 
 def main() -> None:
@@ -84,7 +84,11 @@ def main() -> None:
 
     def said(what: str, model: nn.Module, since: float) -> None:
         size, took = sum(p.numel() for p in model.parameters()), time.process_time() - since
-        print(f"{what}: accuracy {100 * bench.accuracy(model):.1f} %, {size} parameters, {took:.0f} CPU s", flush=True)
+        val, test = bench.scores(model, "val"), bench.scores(model, "test")
+        print(
+            f"{what}: accuracy {100 * test['accuracy']:.1f} %, log loss {test['nll']:.3f} (validation "
+            f"{100 * val['accuracy']:.1f} %, {val['nll']:.3f}), {size} parameters, {took:.0f} CPU s", flush=True
+        )  # fmt: skip
 
     since = time.process_time()
     if args.run is None:
