@@ -162,7 +162,10 @@ def _hold(read: Read, fitted: Fitted, source: str) -> None:
         return
     strange = sorted(set(read.channels) - set(known))
     if strange:
-        raise BadInput(f"{source}: band {strange[0]!r} was not seen in training (there were: {', '.join(known)})")
+        raise BadInput(
+            f"{source}: band {strange[0]!r} was not seen in training X
+            "or train with it"
+        )
     turn = np.array([known.index(b) for b in read.channels], float)
     for one in read.objects:
         one.values[:, BAND] = turn[one.values[:, BAND].astype(int)]
