@@ -163,8 +163,8 @@ def _hold(read: Read, fitted: Fitted, source: str) -> None:
     strange = sorted(set(read.channels) - set(known))
     if strange:
         raise BadInput(
-            f"{source}: band {strange[0]!r} was not seen in training X
-            "or train with it"
+            f"{source}: band {strange[0]!r} was not seen in training (there were: {', '.join(known)}). Leave its rows "
+            "out, or train with it"
         )
     turn = np.array([known.index(b) for b in read.channels], float)
     for one in read.objects:
