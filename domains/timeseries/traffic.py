@@ -116,7 +116,7 @@ class Traffic(Forecast):
     ) -> Mapping[str, Figure]:
         from .sensors.figures import sensor_map
 
-        return {**super().figures(model, data, split, fitted, scored), "Places": sensor_map(data, split)}
+        return {**super().figures(model, data, split, fitted, scored), "Places": sensor_map(data, split, fitted)}
 
     def predict(self, model: nn.Module, fitted: Fitted, source: str, sink: Sink) -> dict[str, Any]:
         """The future after the end of a new file of the same sensors, as forecast.csv. Raises BadInput."""

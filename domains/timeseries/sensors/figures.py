@@ -5,18 +5,31 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from domains.task import Split
+from domains.task import Fitted, Split
 
 from ..data import Panel
+from ..grid import phase
+from ..scoring import statistics
+from .baselines import weekly_table
 from .data import SensorPanel
 
 
-def sensor_map(data: Panel, split: Split) -> Figure:
-    """Correlation of the training values less each place's mean, beside the adjacency where there is one."""
+def sensor_map(data: Panel, split: Split, fitted: Fitted) -> Figure:
+    """Correlation of the training values less each place's average hour of the week, beside a given adjacency.
+
+    The hours alone would make all places alike; the diagonal, 1 everywhere, is left blank.
+    """
     assert isinstance(data, SensorPanel)
-    values = data.values[split.parts["train"]]
-    z = np.nan_to_num((values - np.nanmean(values, 0)) / np.maximum(np.nanstd(values, 0), 1e-12))
-    pictures = {"correlation of the training values": z.T @ z / len(z)}
+    steps = split.parts["train"]
+    usual = weekly_table(data, split, fitted)
+    at = phase(data.times, data.freq, len(usual))[steps]
+    mean, std, _ = statistics(fitted)
+    left = np.where(data.mask[steps], (np.nan_to_num(data.values[steps]) - mean) / std - usual[at], 0.0)
+    both = data.mask[steps].astype(float)
+    square = (left**2).T @ both  # over the steps at which both were observed
+    found = left.T @ left / np.maximum(np.sqrt(square * square.T), 1e-12)
+    np.fill_diagonal(found, np.nan)
+    pictures = {"correlation of the training values beyond the hour of the week": found}
     if data.adjacency.size:
         pictures["adjacency"] = data.adjacency
     figure = Figure(figsize=(5 * len(pictures), 4.4), layout="constrained")

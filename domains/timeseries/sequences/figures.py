@@ -35,28 +35,37 @@ def saliency(model: EventNet, batch: Any, guess: int) -> Any:
 
 
 def stories(task: EventClasses, model: EventNet, data: Events, split: Split, fitted: Fitted) -> Figure:
-    """A few test examples: their events in time, coloured by what they add to the class that was said."""
+    """A few test examples: their events in time, coloured by what they add to the class that was said.
+
+    The four events that add or take most are named.
+    """
     items = task.items(data, split, fitted, "test")
     places = np.linspace(0, len(items) - 1, min(SHOWN, len(items))).astype(int)
     figure = Figure(figsize=(12, 1.5 * len(places) + 0.8), layout="constrained")
-    for axis, i in zip(figure.subplots(len(places), 1, squeeze=False)[:, 0], places, strict=True):
+    axes, drawn = figure.subplots(len(places), 1, squeeze=False)[:, 0], None
+    for axis, i in zip(axes, places, strict=True):
         batch = {k: v.to(model.temperature.device) for k, v in items.batch([int(i)]).items()}
         guess = int(task.scores(model, items, [int(i)])[0].argmax())
         added = saliency(model, batch, guess)
         first, last = data.examples[items.rows[i]]
         top = max(float(np.abs(added).max()), 1e-12)
-        axis.scatter(
-            data.time[first : last + 1], np.zeros(last - first + 1), c=added, cmap="coolwarm", vmin=-top, vmax=top
-        )
-        for j in np.argsort(-np.abs(added))[:4]:
+        time = data.time[first : last + 1] - data.time[first]
+        drawn = axis.scatter(time, np.zeros(len(time)), c=added / top, cmap="coolwarm", vmin=-1, vmax=1)
+        before, level = -np.inf, 0
+        for j in np.sort(np.argsort(-np.abs(added))[:4]):
             word = data.vocabulary[0][data.words[first + j, 0]] if data.categories else f"event {j}"
-            axis.annotate(word, (data.time[first + j], 0), (0, 8), textcoords="offset points", fontsize="x-small",
-                          rotation=25)  # fmt: skip
+            level = level + 1 if time[j] - before < 0.06 * time[-1] else 0  # names of near events one above the other
+            before = time[j]
+            axis.annotate(word, (time[j], 0), (0, 8 + 9 * level), textcoords="offset points", fontsize="x-small")
         true = fitted["classes"][int(items.targets[i])] if items.targets is not None else "?"
         title = f"{data.names[data.entity[last]]}: true {true}, said {fitted['classes'][guess]}"
         axis.set_title(title, fontsize="small")
         axis.set_yticks([])
         axis.set_ylim(-0.5, 1)
+        axis.margins(x=0.08)
+    axes[-1].set_xlabel("since the first event shown: days, or the units of a time column of plain numbers")
+    if drawn is not None:
+        figure.colorbar(drawn, ax=list(axes), label="added to the score of the class said, of the largest", shrink=0.6)
     return figure
 
 
