@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -159,6 +160,8 @@ def raw_rate(trained: Any, run: Callable[..., Any], count: int, batch: int) -> t
             run(torch.from_numpy(np.stack(waiting)).float(), torch.zeros(len(waiting), 0))
             waiting = []
         spent, passed = spent + time.process_time() - start, passed + time.perf_counter() - clock
+        if (i + 1) % 10_000 == 0:
+            print(f"{i + 1} curves, {(i + 1) / spent:.1f} a second of one core's time", file=sys.stderr, flush=True)
     return count / spent, count / passed
 
 
