@@ -76,6 +76,9 @@ def main() -> None:
     parser.add_argument("--then", type=int, default=6)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--alone", action=argparse.BooleanOptionalAction, default=True, help="train each width by itself too"
+    )
     parser.add_argument("--run", type=Path, help="a run of the first stage, in place of training it")
     args = parser.parse_args()
     configure(1)
@@ -104,7 +107,7 @@ def main() -> None:
     said(f"all widths, {args.then} more: whole", whole, since)
     for width in narrow:
         said(f"  cut out at {width:g}", bench.build([f"model.width={width}"], state), time.process_time())
-    for width in args.widths:
+    for width in args.widths if args.alone else []:
         since = time.process_time()
         alone = bench.build([f"model.width={width}", "model.widths=[]"])
         bench.train(alone, args.first + args.then)
