@@ -24,6 +24,7 @@ from .windows import Windows, to_device
 _MODEL, _TRUTH = "#0072b2", "#222222"  # colour-blind safe (Okabe and Ito)
 _OTHERS = ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 _MOST_SERIES = 24
+_FAR = 4  # times the model's highest error: curves above leave the axis
 
 
 def all_figures(
@@ -108,21 +109,23 @@ def _by_step(evidence: Evidence, column: str) -> Float[np.ndarray, "H"]:
 
 
 def error_by_step(scored: Mapping[str, Evidence], fitted: Fitted) -> Figure:
-    """Mean squared error at each step ahead, the model's beside the baselines'."""
+    """Mean squared error at each step ahead, the model's beside the baselines'; curves far above it leave the axis."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axis = figure.subplots()
-    for i, (name, evidence) in enumerate(scored.items()):
-        own = name == "model"
-        curve = _by_step(evidence, "step_se")
+    curves = {name: _by_step(evidence, "step_se") for name, evidence in scored.items()}
+    highest = {name: float(np.nanmax(curve, initial=0.0)) for name, curve in curves.items()}
+    top = 1.05 * min(max(highest.values()), _FAR * highest["model"] or np.inf)
+    for i, (name, curve) in enumerate(curves.items()):
+        own, beyond = name == "model", f" (up to {highest[name]:.2g})" if highest[name] > top else ""
         axis.plot(
-            np.arange(1, len(curve) + 1), curve, label=name.replace("_", " "),
+            np.arange(1, len(curve) + 1), curve, label=name.replace("_", " ") + beyond,
             lw=3.2 if own else 1.2,  # below: a baseline that is the model's equal stays visible on it
             color=_MODEL if own else _OTHERS[(i - 1) % len(_OTHERS)],
         )  # fmt: skip
     axis.set(xlabel=f"{_step_word(fitted)} ahead", ylabel="mean squared error (z-scored)")
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, top if top > 0 else None)
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=9)
+    named(figure, axis)
     return figure
 
 
