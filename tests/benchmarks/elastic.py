@@ -72,8 +72,8 @@ def main() -> None:
     parser.add_argument("--data", default="fsdd")
     parser.add_argument("--speaker", default="theo")
     parser.add_argument("--widths", type=float, nargs="+", default=[0.5, 0.75, 1.0])
-    parser.add_argument("--first", type=int, default=6)
-    parser.add_argument("--then", type=int, default=6)
+    parser.add_argument("--first", type=int, default=2)
+    parser.add_argument("--then", type=int, default=7)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
