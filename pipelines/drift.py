@@ -20,7 +20,7 @@ import numpy as np
 from .features import FEATURES, ROWS, Reference, load_reference
 
 ALPHA, DRAWS, BINS, LEAST = 0.03, 999, 10, 16
-GROUPS = 8  # inputs; places of fewer scenes or graphs are too alike to be called independent draws
+GROUPS = 8  # inputs; pieces of fewer scenes, graphs or tables are too alike to be called independent draws
 REPORT = "drift.json"
 
 
@@ -169,7 +169,7 @@ def batch_rows(folders: Sequence[Path], width: int) -> np.ndarray:
 def batch_drift(run: Path, folders: Sequence[Path]) -> dict[str, Any] | None:
     """The drift report of a batch whose outputs stand in ``folders``; None where the run keeps no sample.
 
-    With too few rows to test, or rows that are places of a few inputs, ``alarm`` is None and ``why`` says so.
+    With too few rows to test, or rows that are pieces of a few inputs, ``alarm`` is None and ``why`` says so.
     """
     reference = load_reference(run)
     if reference is None:
@@ -182,10 +182,10 @@ def batch_drift(run: Path, folders: Sequence[Path]) -> dict[str, Any] | None:
     worst = [f"{t.name}, p = {t.p:.2g}" for t in found.tests if t.alarm]
     why = f"unlike the training data: {'; '.join(worst)}" if worst else "like the training data"
     told = {**facts, **json.loads(json.dumps(found.to_json())), "outside_range": far, "why": why}
-    if reference.unit == "token" and len(folders) < GROUPS:
+    if reference.pieces and len(folders) < GROUPS:
         told["alarm"] = None
         told["why"] = (
-            f"shifts are told, not judged: rows are places of {len(folders)} input(s), which are alike by themselves; "
+            f"shifts are told, not judged: rows are pieces of {len(folders)} input(s), which are alike by themselves; "
             f"{GROUPS} inputs are needed"
         )
     return told

@@ -6,7 +6,8 @@ training items are not cut as its predictions are (tiles of a scene) says ``drif
 items are varied or drawn unevenly says ``drift_part = "val"``, and one whose loss shows the model something else than a
 prediction does has a ``glimpse(model, batch)``. Which features an input has (bands, series, channels), a task says by
 ``drift_inputs = (module, argument, axis)``: they stand along that axis of that argument of that part of the model (""
-is the model itself; a name instead of a number is a key of its first argument). All are optional.
+is the model itself; a name instead of a number is a key of its first argument). Where one input gives many rows that
+are alike by themselves (windows of a table or of a recording), it says ``drift_pieces = True``. All are optional.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,6 +153,7 @@ class Reference:
     unit: Unit
     inputs: int = 0  # of the c columns, how many (the last) are input features
     names: tuple[str, ...] = ()  # of the d
+    pieces: bool = False  # rows of one input are alike by themselves, and no independent draws
 
     def project(self, rows: np.ndarray) -> np.ndarray:
         """(m, c) -> (m, d), in standard deviations of the training sample along each direction.
@@ -235,9 +237,10 @@ def keep_reference(folder: Path, task: Any, model: nn.Module, items: Any, size: 
     if not found.rows.shape[1]:
         return None
     arrays = {"rows": found.rows, "mean": found.mean, "basis": found.basis}
-    facts = {"unit": unit, "inputs": str(inputs), "names": json.dumps(found.names)}
+    pieces = unit == "token" or bool(getattr(task, "drift_pieces", False))
+    facts = {"unit": unit, "inputs": str(inputs), "names": json.dumps(found.names), "pieces": json.dumps(pieces)}
     write_bytes(folder / REFERENCE, arrays_to_bytes(arrays, metadata=facts))
-    return found
+    return replace(found, pieces=pieces)
 
 
 def load_reference(folder: Path) -> Reference | None:
@@ -253,7 +256,8 @@ def load_reference(folder: Path) -> Reference | None:
         arrays = load_arrays(path.read_bytes())
         names = json.loads(facts.get("names", "[]")) or [f"direction {i + 1}" for i in range(arrays["rows"].shape[1])]
         inputs = int(facts.get("inputs", "0"))
-        return Reference(arrays["rows"], arrays["mean"], arrays["basis"], unit, inputs, tuple(map(str, names)))
+        pieces = bool(json.loads(facts.get("pieces", json.dumps(unit == "token"))))
+        return Reference(arrays["rows"], arrays["mean"], arrays["basis"], unit, inputs, tuple(map(str, names)), pieces)
     return None
 
 

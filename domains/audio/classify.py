@@ -61,6 +61,7 @@ class Classify:
     """Tagging of clips and spotting over time. See domains.task.Task."""
 
     name: ClassVar[str] = "audio/classify"
+    drift_pieces: ClassVar[bool] = True  # windows of a recording
     summary: ClassVar[str] = "Classes of sounds and spoken words, by clip, and over time in recordings of any length."
     Config: ClassVar[type[TaskConfig]] = ClassifyOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {

@@ -38,6 +38,7 @@ class Pretrain:
     """
 
     name: ClassVar[str] = "audio/pretrain"
+    drift_pieces: ClassVar[bool] = True  # windows of a recording
     summary: ClassVar[str] = "Hidden spans of recordings told from the rest: pretraining without labels."
     Config: ClassVar[type[TaskConfig]] = PretrainOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {

@@ -64,6 +64,7 @@ class Recognise:
     """Text of speech by connectionist temporal classification. See domains.task.Task."""
 
     name: ClassVar[str] = "audio/recognise"
+    drift_pieces: ClassVar[bool] = True  # windows of a recording
     summary: ClassVar[str] = "What is said, as text with times, in recordings of any length."
     Config: ClassVar[type[TaskConfig]] = RecogniseOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {

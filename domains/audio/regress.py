@@ -59,6 +59,7 @@ class Regress:
     """
 
     name: ClassVar[str] = "audio/regress"
+    drift_pieces: ClassVar[bool] = True  # windows of a recording
     summary: ClassVar[str] = "Numbers of recordings, such as arousal and valence, by clip and over time."
     Config: ClassVar[type[TaskConfig]] = RegressOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {

@@ -33,6 +33,7 @@ class Separate:
     """Speech separation. See domains.task.Task."""
 
     name: ClassVar[str] = "audio/separate"
+    drift_pieces: ClassVar[bool] = True  # windows of a recording
     summary: ClassVar[str] = "Speakers who talk at once, each in a channel of its own, over recordings of any length."
     Config: ClassVar[type[TaskConfig]] = SeparateOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {

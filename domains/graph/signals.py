@@ -49,6 +49,7 @@ class NodeSignals:
     """One step ahead on every node of a graph. See domains.task.Task."""
 
     name: ClassVar[str] = "graph/signals"
+    drift_pieces: ClassVar[bool] = True  # windows of a table
     summary: ClassVar[str] = (
         "The next value of a signal on every node of a fixed graph, beside closed-form autoregression."
     )

@@ -38,6 +38,7 @@ class Classify:
     """Classification of hyperspectral scenes, per pixel or with its neighbourhood."""
 
     name: ClassVar[str] = "hyperspectral/classify"
+    drift_pieces: ClassVar[bool] = True  # tiles of a scene
     summary: ClassVar[str] = "Classes of a hyperspectral scene, from labelled pixels to a georeferenced map"
     Config: ClassVar[type[TaskConfig]] = ClassifyOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 40, "batch_size": 4, "lr": 1e-3, "weight_decay": 0.01}

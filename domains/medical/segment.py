@@ -36,6 +36,7 @@ class Segment:
     """Segmentation of flat images and of volumes, by one network on planned patches."""
 
     name: ClassVar[str] = "medical/segment"
+    drift_pieces: ClassVar[bool] = True  # windows of an image
     summary: ClassVar[str] = "Structures in medical images and volumes, voxel by voxel, in the file's own geometry"
     Config: ClassVar[type[TaskConfig]] = SegmentOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {"epochs": 30, "batch_size": 1, "lr": 2e-3, "weight_decay": 0.01}

@@ -90,6 +90,7 @@ class Signal:
     """Detection of beats. See domains.task.Task."""
 
     name: ClassVar[str] = "medical/signal"
+    drift_pieces: ClassVar[bool] = True  # stretches of a record
     summary: ClassVar[str] = "Beats of the heart in electrocardiograms, their kind, and the rhythm. For research use."
     Config: ClassVar[type[TaskConfig]] = SignalOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {

@@ -55,6 +55,7 @@ class Detect:
     """Anomalies in running series, judged by what each series did in its first part. See domains.task.Task."""
 
     name: ClassVar[str] = "timeseries/detect"
+    drift_pieces: ClassVar[bool] = True  # windows of a table
     summary: ClassVar[str] = "Alarms for steps of running series that are unlike what they did before."
     Config: ClassVar[type[TaskConfig]] = DetectOptions
     train_defaults: ClassVar[Mapping[str, Any]] = {

@@ -41,6 +41,7 @@ class Forecast:
     """Forecasts of every series of a table, ``horizon`` steps ahead from ``lookback`` steps. See domains.task.Task."""
 
     name: ClassVar[str] = "timeseries/forecast"
+    drift_pieces: ClassVar[bool] = True  # windows of a table
     summary: ClassVar[str] = "Forecast series of a table ahead, with 80 and 95 % intervals, scored by rolling origins."
     Config: ClassVar[type[ForecastConfig]] = ForecastConfig
     train_defaults: ClassVar[Mapping[str, Any]] = {

@@ -36,6 +36,7 @@ class Impute:
     """Fills the gaps of every series of a table. See domains.task.Task."""
 
     name: ClassVar[str] = "timeseries/impute"
+    drift_pieces: ClassVar[bool] = True  # windows of a table
     summary: ClassVar[str] = "Fill the gaps of series with 80 and 95 % intervals, scored on values hidden on purpose."
     Config: ClassVar[type[ImputeConfig]] = ImputeConfig
     train_defaults: ClassVar[Mapping[str, Any]] = {

@@ -36,6 +36,7 @@ class Pretrain:
     """Learns from a mixture of tables, channel by channel; forecasts start from it. See domains.task.Task."""
 
     name: ClassVar[str] = "timeseries/pretrain"
+    drift_pieces: ClassVar[bool] = True  # windows of a table
     summary: ClassVar[str] = "Learn to continue the series of many tables, for any horizon and for forecasts to start."
     Config: ClassVar[type[PretrainConfig]] = PretrainConfig
     train_defaults: ClassVar[Mapping[str, Any]] = {

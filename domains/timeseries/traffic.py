@@ -44,6 +44,7 @@ class Traffic(Forecast):
     """Forecasts of places that influence each other. As timeseries/forecast, with an adjacency or a grid."""
 
     name: ClassVar[str] = "timeseries/traffic"
+    drift_pieces: ClassVar[bool] = True  # windows of a table
     summary: ClassVar[str] = "Forecasts of sensors on a road graph or cells of a grid, scored by rolling origins."
     Config: ClassVar[type[TrafficConfig]] = TrafficConfig
     train_defaults: ClassVar[Mapping[str, Any]] = {

@@ -125,6 +125,9 @@ def test_a_task_says_what_a_prediction_shows_its_model(run: Path, monkeypatch: p
     assert plain is not None
     assert found is not None
     assert found.unit == "token"
+    kept = load_reference(run)
+    assert kept is not None
+    assert (plain.pieces, found.pieces, kept.pieces) == (False, True, True)
     assert len(found.rows) == features.ROWS
     assert not np.allclose(plain.mean[: trained.model.backbone.dim_in], found.mean[: trained.model.backbone.dim_in])
 
@@ -188,13 +191,13 @@ def test_a_batch_says_whether_it_drifted(run: Path, tmp_path: Path) -> None:
     assert (same["alarm"], moved["alarm"]) == (False, True)
     assert moved["rows"] >= 512
     assert json.loads((tmp_path / "out-moved" / "drift.json").read_text())["why"].startswith("unlike the training data")
-    token = replace(load_reference(run), unit="token")  # type: ignore[type-var]
+    token = replace(load_reference(run), pieces=True)  # type: ignore[type-var]
     with pytest.MonkeyPatch.context() as patch:  # places of a few scenes are no independent draws
         patch.setattr("pipelines.drift.load_reference", lambda folder: token)
         told = batch_drift(run, sorted(p.parent for p in (tmp_path / "out-moved").glob("*/features.npy")))
     assert told is not None
     assert told["alarm"] is None
-    assert told["why"].startswith("shifts are told, not judged: rows are places of 6 input(s)")
+    assert told["why"].startswith("shifts are told, not judged: rows are pieces of 6 input(s)")
     assert told["features"] == moved["features"]
     few = predict(run, [str(tmp_path / "same")], tmp_path / "out-same").to_json()["drift"]
     assert few == {"alarm": False, "why": "like the training data", "rows": same["rows"]}  # from what is kept
