@@ -11,7 +11,7 @@ demo: $(READY)
 
 test: lint types
 	$(BIN)/coverage erase
-	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 lint: $(READY)
 	$(BIN)/ruff check .

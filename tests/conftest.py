@@ -20,12 +20,17 @@ settings.register_profile("cambium", deadline=None, suppress_health_check=[Healt
 settings.load_profile("cambium")
 
 
-LONGEST = ("test_export_law.py", "test_assemble.py", "test_train.py", "test_laws.py", "test_jobs.py")
+LONGEST = (
+    "test_export_law.py", "test_assemble.py", "test_train.py", "test_laws.py", "test_cli.py", "test_jobs.py",
+    "test_command.py", "test_promotion.py", "test_faults.py", "test_export.py",
+)  # fmt: skip
 UNTRACED = ("test_laws.py", "pipelines", "flows")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first: dealt out last, one of them would keep one process at work alone.
+
+    pytest-xdist would put the files with the most tests first (``--no-loadscope-reorder`` in the Makefile).
 
     Counting lines doubles the time of a test, as the counter is called for every line of torch too. So what runs the
     same lines again and again (the laws of every mixer), or other rooms, is left out of the count: the references, the
