@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,10 @@ def evidences(
         scored = {"model": task.evidence(model, data, split, trained.fitted, "test")}
     if baselines:
         seed_all(seed, 3)
-        make = lambda: task.baselines(data, split, trained.fitted)  # noqa: E731
-        fixed = keep is not None and getattr(task, "fixed_baselines", False)
-        key = rivals_key(trained.config, data, split, trained.fitted) if fixed else ""
-        scored.update(once(keep / f"{key}.npz", make) if keep is not None and fixed else make())
+        make = partial(task.baselines, data, split, trained.fitted)
+        if keep is not None and getattr(task, "fixed_baselines", False):
+            make = partial(once, keep / f"{rivals_key(trained.config, data, split, trained.fitted)}.npz", make)
+        scored.update(make())
     return scored
 
 

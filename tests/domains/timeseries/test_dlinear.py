@@ -11,10 +11,19 @@ import pytest
 from domains.timeseries.baselines import drift, part_windows
 from domains.timeseries.dlinear import KERNEL, branches, fit_dlinear
 from domains.timeseries.ridge import WindowRidge, zscored
-from domains.timeseries.windows import rows
+from domains.timeseries.windows import Windows, rows
 from tests.domains.timeseries.made import opened, table, task
 
 NO_RIDGE = WindowRidge(np.zeros((24, 12)), np.zeros((1, 3)), 1.0, 0.0)
+
+
+def parts(folder: Path) -> list[Windows]:
+    """The training and the validation windows of a made table, z-scored."""
+    panel, chosen = opened(table(), folder), task()
+    split = chosen.split(panel)
+    fitted = chosen.fit(panel, split)
+    mean, std = np.array(fitted["mean"]), np.array(fitted["std"])
+    return [zscored(part_windows(panel, split, fitted, p), mean, std) for p in ("train", "val")]
 
 
 @pytest.mark.parametrize("lookback", [3, 24, 40])
@@ -28,13 +37,7 @@ def test_branches_are_a_moving_mean_and_what_is_left(lookback: int) -> None:
 
 
 def test_the_map_is_the_ridge_solution_in_both_branches(tmp_path: Path) -> None:
-    panel, chosen = opened(table(), tmp_path), task()
-    split = chosen.split(panel)
-    fitted = chosen.fit(panel, split)
-    train, val = (
-        zscored(part_windows(panel, split, fitted, p), np.array(fitted["mean"]), np.array(fitted["std"]))
-        for p in ("train", "val")
-    )
+    train, val = parts(tmp_path)
     found = fit_dlinear(train, val, NO_RIDGE)
     pairs = [rows(train, np.arange(len(train)), v, 0.0, 1.0) for v in range(3)]
     x = np.concatenate([np.concatenate([p[0], np.ones((len(p[0]), 1))], 1) for p in pairs]) @ branches(24)
@@ -48,13 +51,7 @@ def test_the_map_is_the_ridge_solution_in_both_branches(tmp_path: Path) -> None:
 
 
 def test_missing_targets_leave_a_usable_map(tmp_path: Path) -> None:
-    panel, chosen = opened(table(), tmp_path), task()
-    split = chosen.split(panel)
-    fitted = chosen.fit(panel, split)
-    train, val = (
-        zscored(part_windows(panel, split, fitted, p), np.array(fitted["mean"]), np.array(fitted["std"]))
-        for p in ("train", "val")
-    )
+    train, val = parts(tmp_path)
     mask = train.mask.copy()
     mask[::7] = False
     holes = replace(train, values=np.where(mask, train.values, 0.0), mask=mask)
