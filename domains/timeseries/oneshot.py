@@ -29,7 +29,9 @@ FACTOR = 5.0  # c of u = ceil(c ln n)
 START = 0.5  # of the look-back that the decoder starts from
 LAYERS = 1
 _HEADS = 8
-_AT_ONCE = 32  # items x heads whose scores are held at a time
+_HELD = 1 << 19  # scores in a piece of the work: 2 MiB, what a core's cache holds
+_ROWS = 128  # queries whose scores are made together, with the keys up to the last of them
+_STEPS = 32  # queries ranked together
 
 
 def sampled_keys(n: int, device: torch.device) -> tuple[Int[Tensor, "N S"], Bool[Tensor, "N S"]]:
@@ -44,40 +46,76 @@ def sampled_keys(n: int, device: torch.device) -> tuple[Int[Tensor, "N S"], Bool
 def worth_of(
     q: Float[Tensor, "P N D"], k: Float[Tensor, "P N D"], keys: Int[Tensor, "N S"], valid: Bool[Tensor, "N S"]
 ) -> Float[Tensor, "P N"]:
-    """M of each query: the greatest of its sampled scores less their mean. All scores are made, as products of whole
-    matrices, and the sampled ones taken: far quicker than taking a key for every query and sample."""
-    score = (q @ k.mT).gather(2, keys.expand(len(q), -1, -1))
-    return score.masked_fill(~valid, -torch.inf).amax(-1) - score.masked_fill(~valid, 0.0).sum(-1) / valid.sum(-1)
+    """M of each query: the greatest of its sampled scores less their mean. All scores of the keys so far are made, as
+    products of whole matrices, and the sampled ones taken: far quicker than taking a key for every query and sample.
+    In pieces that stay in the cache: in fresh memory the same products take several times as long."""
+    n, rows = len(keys), min(len(keys), _ROWS)
+    worth = q.new_empty(q.shape[:2])
+    step = max(1, _HELD // (rows * n))
+    for a, b, out in zip(q.split(step), k.split(step), worth.split(step), strict=True):
+        for r in range(0, n, rows):
+            at, ok = keys[r : r + rows], valid[r : r + rows]
+            score = (a[:, r : r + rows] @ b[:, : r + rows].mT).gather(2, at.expand(len(a), -1, -1))
+            best = score.masked_fill_(~ok, -torch.inf).amax(-1)
+            out[:, r : r + rows] = best - score.masked_fill_(~ok, 0.0).sum(-1) / ok.sum(-1)
+    return worth
 
 
 def active_queries(worth: Float[Tensor, "P N"], valid: Bool[Tensor, "N S"]) -> Bool[Tensor, "P N"]:
-    """Whether fewer of the queries up to this one are worth more than it looks at keys: the best S so far are held."""
-    held = worth.new_full((len(worth), valid.shape[1]), -torch.inf)
-    found = []
-    for now, few in zip(worth.unbind(1), valid.sum(1).tolist(), strict=True):
-        found.append((held > now[:, None]).sum(1) < few)
-        least, place = held.min(1)
-        held.scatter_(1, place[:, None], torch.maximum(least, now)[:, None])
-    return torch.stack(found, 1)
+    """Whether fewer of the queries up to this one are worth more than it looks at keys.
+
+    Some steps at a time: the best S of those before them are held, which is as many as ever count.
+    """
+    few, most = valid.sum(1), valid.shape[1]
+    active = torch.empty_like(worth, dtype=torch.bool)
+    held = worth[:, :0]
+    for r in range(0, worth.shape[1], _STEPS):
+        now = worth[:, r : r + _STEPS]
+        earlier = torch.ones(now.shape[1], now.shape[1], dtype=torch.bool, device=now.device).tril(-1)
+        better = ((now[:, None] > now[:, :, None]) & earlier).sum(-1) + (held[:, None] > now[:, :, None]).sum(-1)
+        active[:, r : r + _STEPS] = better < few[r : r + _STEPS]
+        held = torch.cat([held, now], 1)
+        held = held.topk(min(most, held.shape[1]), 1, sorted=False).values
+    return active
+
+
+def read_active(
+    q: Float[Tensor, "P R D"], k: Float[Tensor, "P N D"], v: Float[Tensor, "P N D"], active: Bool[Tensor, "P R"],
+    mean: Float[Tensor, "P R D"],
+) -> Float[Tensor, "P R D"]:  # fmt: skip
+    """Causal attention of the active ones of the last R queries; the others keep the ``mean``.
+
+    Every item computes as many queries as the one that has most; an item with fewer fills up with inactive ones.
+    """
+    first, width = k.shape[1] - q.shape[1], (-1, -1, q.shape[2])
+    most = int(active.sum(1).max())
+    chosen, at = active.to(q.dtype).topk(most, 1)
+    place = at[..., None].expand(width)
+    seen = first + at[..., None] >= torch.arange(k.shape[1], device=k.device)
+    read = F.scaled_dot_product_attention(q.gather(1, place), k, v, attn_mask=seen)
+    return mean.scatter(1, place, torch.where(chosen[..., None] > 0, read, mean.gather(1, place)))
 
 
 def masked_prob_sparse(
-    q: Float[Tensor, "B A N D"], k: Float[Tensor, "B A N D"], v: Float[Tensor, "B A N D"]
-) -> Float[Tensor, "B A N D"]:
+    q: Float[Tensor, "B A N D"], k: Float[Tensor, "B A N D"], v: Float[Tensor, "B A N D"], first: int = 0
+) -> Float[Tensor, "B A R D"]:
     """Causal attention for the queries that are far from indifferent; the others read the mean of the values so far.
 
     A query is active where fewer than ceil(c ln(i + 1)) of the queries up to it exceed its M = max s - mean s over its
     sampled keys. The paper ranks it among all queries, by which a token would learn of later ones; ranked among those
-    before it, none does.
+    before it, none does. The R = N - ``first`` last queries are answered; those before them only count in the ranks.
     """
     n = q.shape[2]
     keys, valid = sampled_keys(n, q.device)
     with torch.no_grad():
-        pieces = zip(q.flatten(0, 1).split(_AT_ONCE), k.flatten(0, 1).split(_AT_ONCE), strict=True)
-        active = active_queries(torch.cat([worth_of(a, b, keys, valid) for a, b in pieces]), valid).view(q.shape[:3])
+        active = active_queries(worth_of(q.flatten(0, 1), k.flatten(0, 1), keys, valid), valid)[:, first:]
     count = torch.arange(1, n + 1, device=v.device, dtype=v.dtype)[:, None]
-    read = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return torch.where(active[..., None], read, v.cumsum(2) / count)
+    mean = (v.cumsum(2) / count)[:, :, first:]
+    if torch.compiler.is_exporting() or 2 * int(active.sum(1).max()) >= n:  # no fewer scores than the causal half
+        read = F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, first:]
+        return torch.where(active.view(mean.shape[:3])[..., None], read, mean)
+    asked, k, v, mean = (t.flatten(0, 1) for t in (q[:, :, first:], k, v, mean))
+    return read_active(asked, k, v, active, mean).view(*q.shape[:2], n - first, -1)
 
 
 class DecoderLayer(nn.Module):
@@ -93,10 +131,12 @@ class DecoderLayer(nn.Module):
         self.dropout = QuickDropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "B N C"], memory: Float[Tensor, "B M K"], seen: Bool[Tensor, "B 1 1 M"] | None
-    ) -> Float[Tensor, "B N C"]:
+        self, x: Float[Tensor, "B N C"], memory: Float[Tensor, "B M K"], seen: Bool[Tensor, "B 1 1 M"] | None,
+        first: int,
+    ) -> Float[Tensor, "B R C"]:  # fmt: skip
+        """The tokens from ``first`` on; those before them are read, and not answered."""
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, -1))
-        x = self.norms[0](x + self.dropout(self.own(join_heads(masked_prob_sparse(q, k, v)))))
+        x = self.norms[0](x[:, first:] + self.dropout(self.own(join_heads(masked_prob_sparse(q, k, v, first)))))
         q = split_heads(self.query(x), self.heads)
         k, v = (split_heads(t, self.heads) for t in self.keys(memory).chunk(2, -1))
         read = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
@@ -147,9 +187,9 @@ class OneShotResidual(nn.Module):
             )
         memory, layout = self.backbone(self.dropout(tokens), layout)
         asked = self.dropout(asked)
-        for layer in self.layers:
-            asked = layer(asked, memory, layout.key_mask())
-        return self.head(asked[:, self.start :])[..., 0].reshape(items, series, self.horizon).mT
+        for i, layer in enumerate(self.layers, 1):  # no layer follows the last that would read its start tokens
+            asked = layer(asked, memory, layout.key_mask(), self.start if i == len(self.layers) else 0)
+        return self.head(asked)[..., 0].reshape(items, series, self.horizon).mT
 
 
 def _places(first: int, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "1 N C"]:

@@ -18,6 +18,9 @@ from ..layout import Layout
 from .attention import Attention, hidden
 from .scans import full_precision
 
+_HELD = 1 << 19  # numbers in a piece of the work: 2 MiB, what a core's cache holds
+_FULL = 12  # keys for a sample, up to which the scores of all keys are made
+
 
 class Subsampled(Attention):
     """Attention that reads a random part of the keys while it trains, drawn anew at each step and for each item.
@@ -55,6 +58,36 @@ class Subsampled(Attention):
         return self.sampled(q, k, v, layout) if self.training else super().attend(q, k, v, layout)
 
 
+def sampled_scores(
+    q: Float[Tensor, "B H N K"], k: Float[Tensor, "B H M K"], keys: Int[Tensor, "#B N S"]
+) -> Float[Tensor, "B H N S"]:
+    """q_i k_j for the S keys j that each query i samples, in pieces that stay in the cache.
+
+    Where there are few keys, the scores of all of them are made and the sampled ones taken: products of whole matrices
+    run at many times the speed of copying a key for every query and sample (6 times at 96 tokens and heads of 8, twice
+    at 700, no gain from some 1,500 on). They cost O(N^2), so they end well before that, where the growth still counts
+    little: with c = 5 near 370 tokens.
+    """
+    items, heads, n, width = q.shape
+    size, samples = k.shape[2], keys.shape[2]
+    full = size <= _FULL * samples
+    each = heads * (size if full else samples * width)  # numbers held for a query
+    rows = min(n, max(1, _HELD // each))
+    step = max(1, _HELD // (each * n))
+    out = q.new_empty(items, heads, n, samples)
+    for i in range(0, items, step):
+        some, of = k[i : i + step], keys.expand(items, -1, -1)[i : i + step]
+        item = torch.arange(len(some), device=k.device)[:, None, None]
+        for r in range(0, n, rows):
+            ask, at = q[i : i + step, :, r : r + rows], of[:, r : r + rows]
+            if full:
+                got = (ask @ some.mT).gather(3, at[:, None].expand(-1, heads, -1, -1))
+            else:
+                got = torch.einsum("bhnk,bnshk->bhns", ask, some[item, :, at])
+            out[i : i + step, :, r : r + rows] = got
+    return out
+
+
 class ProbSparse(Attention):
     """Attention for the u = ceil(c ln n) queries that are farthest from indifferent; the others read the mean value.
 
@@ -89,33 +122,31 @@ class ProbSparse(Attention):
         return few.clamp_min(1).minimum(n.clamp_min(1))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Float[Tensor, "B H N D"]:
-        mask = v.new_ones(v.shape[0], v.shape[2], dtype=torch.bool) if layout.mask is None else layout.mask
+        mask = v.new_ones(1, v.shape[2], dtype=torch.bool) if layout.mask is None else layout.mask
         run = self.all_queries if torch.compiler.is_exporting() else self.active_queries
         with full_precision(q):
-            total = (v * mask[:, None, :, None]).sum(2, keepdim=True)
+            total = (v if layout.mask is None else v * mask[:, None, :, None]).sum(2, keepdim=True)
             mean = total / mask.sum(1).clamp_min(1)[:, None, None, None]
             return run(q, k, v, mask, mean.expand_as(v))
 
     def active_queries(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "B N"], mean: Float[Tensor, "B H N D"]
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "#B N"], mean: Float[Tensor, "B H N D"]
     ) -> Float[Tensor, "B H N D"]:
-        """Scores for the sampled keys, then for the active queries alone."""
+        """Scores for the sampled keys, then for the active queries alone. One row of ``mask`` for all: it hides none"""
         n, size = mask.sum(1), v.shape[2]
         most = min(size, max(1, math.ceil(self.factor * math.log(size))))  # of any item on this lattice
         slot, few = torch.arange(most, device=v.device), self.few(n)
         with torch.no_grad():
-            keys = self.samples(mask, slot)
-            near = k[torch.arange(len(k), device=k.device)[:, None, None], :, keys]  # (B, N, S, H, K)
-            scores = torch.einsum("bhnk,bnshk->bhns", q, near)
+            scores = sampled_scores(q, k, self.samples(mask, slot))
             worth = self.worth(scores, (slot < few[:, None])[:, None, None], few, mask)
             active = worth.topk(most, -1).indices[..., None]  # (B, H, U, 1)
         read = q.gather(2, active.expand(-1, -1, -1, q.shape[3]))
-        y = F.scaled_dot_product_attention(read, k, v, attn_mask=mask[:, None, None])
+        y = F.scaled_dot_product_attention(read, k, v, attn_mask=None if len(mask) < len(v) else mask[:, None, None])
         y = torch.where((slot < few[:, None])[:, None, :, None], y, mean[:, :, :most])
         return mean.scatter(2, active.expand(-1, -1, -1, v.shape[3]), y)
 
     def all_queries(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "B N"], mean: Float[Tensor, "B H N D"]
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "#B N"], mean: Float[Tensor, "B H N D"]
     ) -> Float[Tensor, "B H N D"]:
         """The same from all scores, without shapes that hang on a logarithm."""
         n = mask.sum(1).clamp_min(1)[:, None, None]
