@@ -113,7 +113,7 @@ def all_baselines(data: Panel, split: Split, fitted: Fitted, ets_origins: int) -
     found: dict[str, Evidence] = {}
     for name in ("repeat_last", "drift", "seasonal_naive", "dlinear", "window_ridge"):
         forecast = forecaster(name, fitted, ridge, linear)
-        intervals = conformal(forecast, val, fitted)
+        intervals = conformal(forecast, val, fitted, train.origins)
         found[name] = score(forecast, intervals, test, fitted)
         if name == "window_ridge" and few:  # the same few windows, to read the next two against
             found[f"{name} ({len(few)} windows)"] = score(forecast, intervals, few, fitted)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from domains.following import Follower
-from domains.task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Portable, Sink, Split
+from domains.task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part, Portable, Sink, Split
 from shared_backbones.presets import Preset
 
 from .baselines import all_baselines, require_statsforecast
@@ -32,9 +32,6 @@ from .windows import Windows, windows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-LATER: tuple[Part, ...] = ("val", "test")
 
 
 class Forecast:
@@ -119,7 +116,7 @@ class Forecast:
         with torch.no_grad():
             if model.options.skip != "none":
                 model.gate.fill_(smallest_share(share_losses(model, val, self.config.loss)))
-        intervals = conformal(forecasts_of(model), val, fitted)
+        intervals = conformal(forecasts_of(model), val, fitted, self._windows(data, split, "train").origins)
         with torch.no_grad():
             model.offsets.copy_(torch.from_numpy(intervals.offsets))
             model.power.fill_(intervals.power)
@@ -148,7 +145,7 @@ class Forecast:
         from .hierarchy import tables
 
         assert isinstance(model, Forecaster)
-        parts = {part: self._windows(data, split, part) for part in LATER}
+        parts = {part: self._windows(data, split, part) for part in PARTS}
         return tables(forecasts_of(model), intervals_of(model), data, fitted, parts, split.parts["train"])
 
     def figures(

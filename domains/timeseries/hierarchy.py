@@ -151,7 +151,7 @@ def tables(
 ) -> dict[str, list[dict[str, Any]]]:
     """Tables of the test part: by series, by series and step, and of the declared groups and all.
 
-    parts: the windows of "val" and "test"; train: the training steps.
+    parts: the windows of each part; train: the training steps.
     """
     named = [("series", name) for name in panel.names]
     found = [rows_of(named, by_step(forecast, intervals, parts["test"], fitted))]
@@ -161,6 +161,7 @@ def tables(
         own = fit_sums(panel, train, matrix, fitted)
         run = from_below(forecast, matrix, fitted, own)
         val, test = summed(parts["val"], matrix), summed(parts["test"], matrix)
-        found.append(rows_of(list(groups), by_step(run, conformal(run, val, own), test, own)))
+        reached = conformal(run, val, own, parts["train"].origins)
+        found.append(rows_of(list(groups), by_step(run, reached, test, own)))
     whole, steps = ([row for part in found for row in part[i]] for i in (0, 1))
     return {"scores by series": whole} | ({"scores by step": steps} if len(steps) <= MOST_ROWS else {})

@@ -1,13 +1,14 @@
 """Prediction intervals from the errors on validation windows, per step ahead and series.
 
 Split conformal: the offset of a quantile is the empirical quantile of the errors y - forecast on windows that were not
-trained on. Offsets are ordered and enclose 0, so quantiles never cross and the point forecast lies between. They may
-widen with how much the look-back moves: errors are then ranked over spread^power, the power chosen on validation.
+trained on; it reaches farther where the errors of training and validation windows together do. Offsets are ordered and
+enclose 0, so quantiles never cross and the point forecast lies between. They may widen with how much the look-back
+moves: errors are then ranked over spread^power, the power chosen on validation.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -90,6 +91,13 @@ def offsets_of(errors: Float[np.ndarray, "n H V"], known: Bool[np.ndarray, "n H 
         out[i] = np.minimum(chosen, 0) if q < 0.5 else np.maximum(chosen, 0)
         out[i] = np.where(count > 0, out[i], out[i].min(0) if q < 0.5 else out[i].max(0))
     return nested(out)
+
+
+def farther(intervals: Intervals, offsets: Float[np.ndarray, "Q H V"]) -> Intervals:
+    """Intervals whose every end lies as far out as their own or that of ``offsets``."""
+    below = np.array([q < 0.5 for q in QUANTILES])[:, None, None]
+    own = intervals.offsets
+    return replace(intervals, offsets=np.where(below, np.minimum(own, offsets), np.maximum(own, offsets)))
 
 
 def nested(offsets: Float[np.ndarray, "Q H V"]) -> Float[np.ndarray, "Q H V"]:

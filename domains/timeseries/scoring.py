@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from domains.task import Batch, Evidence, Fitted, MetricFact
 
 from .config import LEVELS, QUANTILES
-from .intervals import MAX_ERRORS, Intervals, fit_intervals, pinball, spread_of
+from .intervals import MAX_ERRORS, Intervals, farther, fit_intervals, offsets_of, pinball, spread_of
 from .splits import thinned, units
 from .tracking import RATES, Tracker, can_track
 from .windows import Windows
@@ -137,10 +137,11 @@ def score_given(
     return Evidence(units(source.origins, source.lookback, source.horizon), sums)
 
 
-def conformal(forecast: Forecast, val: Windows, fitted: Fitted) -> Intervals:
-    """Intervals of a forecaster from its errors on validation windows (evenly thinned where they are many).
+def conformal(forecast: Forecast, val: Windows, fitted: Fitted, trained: Int[np.ndarray, "n"]) -> Intervals:
+    """Intervals of a forecaster from its errors on validation windows (evenly thinned where they are many), and of the
+    windows with origins ``trained``, those of the training part, where these reach farther.
 
-    The rate at which they follow the errors is the one with the least pinball loss on the later half of them.
+    The rate at which they follow the errors is the one with the least pinball loss on the later half of validation.
     """
     series = val.values.shape[1]
     kept = np.isin(val.origins, thinned(val.origins, max(1, MAX_ERRORS // (val.horizon * series))))
@@ -156,9 +157,30 @@ def conformal(forecast: Forecast, val: Windows, fitted: Fitted) -> Intervals:
         at = place[places][here]
         errors[at], known[at], spread[at] = error[here], seen[here], all_spread[places][here]
     found = fit_intervals(errors, known, spread)
+    both = replace(val, origins=np.concatenate([trained, val.origins]))
+    found = farther(found, _long_run(forecast, both, fitted, found.power))
     if not can_track(val.origins, val.horizon, series):
         return found
     return replace(found, rate=_rate(val.origins, some, some_known, all_spread, steps, val.horizon))
+
+
+_LONG_RUN = 2048  # windows of training and validation together whose errors are looked at
+
+
+def _long_run(forecast: Forecast, both: Windows, fitted: Fitted, power: float) -> Float[np.ndarray, "Q H V"]:
+    """Offsets from the errors on training and validation windows together, evenly thinned.
+
+    A validation part of a few horizons is a few draws, however many windows overlap in it: from one horizon of an
+    autoregression (0.99, eight series) intervals covered 46 % where 80 were promised, and 80 so. The training part is
+    longer, but the forecaster was fitted to it: its errors may widen an interval, never narrow it.
+    """
+    series = both.values.shape[1]
+    source = replace(both, origins=thinned(both.origins, max(1, min(_LONG_RUN, MAX_ERRORS // (both.horizon * series)))))
+    errors, known, spread = _blank(len(source), both.horizon, series)
+    for places, batch in source.chunks(source.per_window):
+        y, known[places] = targets(batch, fitted)
+        errors[places], spread[places] = y - forecast(batch), spread_of(*scaled_past(batch, fitted))
+    return offsets_of(errors / spread[:, None] ** power, known)
 
 
 _STEPS = 24  # steps ahead on which a rate is chosen, evenly spaced

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from domains.task import Evidence, Fitted, Manifest, MetricFact, Sink, Split
+from domains.task import PARTS, Evidence, Fitted, Manifest, MetricFact, Sink, Split
 from shared_backbones.errors import BadInput
 
 from .baselines import part_windows
@@ -100,9 +100,10 @@ class Traffic(Forecast):
     def baselines(self, data: Panel, split: Split, fitted: Fitted) -> Mapping[str, Evidence]:
         """Persistence (repeat-last), seasonal naive, window ridge, and the average of each hour of the week."""
         average = historical_average(data, split, fitted)
-        test, val = (part_windows(data, split, fitted, part) for part in ("test", "val"))
+        train, val, test = (part_windows(data, split, fitted, part) for part in PARTS)
+        intervals = conformal(average, val, fitted, train.origins)
         found = dict(super().baselines(data, split, fitted))
-        return {**found, "historical_average": score(average, conformal(average, val, fitted), test, fitted)}
+        return {**found, "historical_average": score(average, intervals, test, fitted)}
 
     def metrics(self, evidence: Evidence) -> dict[str, float]:
         count = max(float(evidence.sum("n").sum()), 1e-12)

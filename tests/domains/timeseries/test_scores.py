@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -86,7 +88,7 @@ def test_scores_do_not_depend_on_the_batch_size(gappy: tuple, monkeypatch: pytes
     panel, split, fitted = gappy
     test = part_windows(panel, split, fitted, "test")
     run = forecaster("repeat_last", fitted, NO_RIDGE)
-    intervals = conformal(run, part_windows(panel, split, fitted, "val"), fitted)
+    intervals = conformal(run, part_windows(panel, split, fitted, "val"), fitted, np.arange(24, 100))
     whole = metrics(score(run, intervals, test, fitted))
     monkeypatch.setattr(windows_module, "CHUNK_ELEMENTS", 1)  # one window at a time
     assert metrics(score(run, intervals, test, fitted)) == pytest.approx(whole, rel=1e-12)
@@ -152,6 +154,31 @@ def test_intervals_cover_exchangeable_errors() -> None:
     for level, (low, high) in LEVELS.items():
         inside = (errors[2000:] >= offsets[low]) & (errors[2000:] <= offsets[high])
         assert 100 * inside.mean() == pytest.approx(level, abs=2)
+
+
+def short_of_validation(folder: Path) -> tuple:
+    """Four slow autoregressions, whose validation part holds little more than one horizon."""
+    random, values = np.random.default_rng(3), np.zeros((1700, 4))
+    for step in range(1, len(values)):
+        values[step] = 0.98 * values[step - 1] + random.normal(size=4)
+    frame = pd.DataFrame(values, columns=list("abcd"))
+    frame.insert(0, "date", pd.date_range("2020-01-01", periods=len(frame), freq="h"))
+    options = {"horizon": 60, "split": {"protocol": "1000/70/600 rows"}}
+    panel = opened(frame, folder, **options)
+    chosen = task(**options)
+    split = chosen.split(panel)
+    return panel, split, chosen.fit(panel, split)
+
+
+def test_intervals_hold_what_they_promise_where_validation_is_one_horizon(tmp_path: Path) -> None:
+    panel, split, fitted = short_of_validation(tmp_path)
+    train, val, test = (part_windows(panel, split, fitted, part) for part in ("train", "val", "test"))
+    run = forecaster("repeat_last", fitted, NO_RIDGE)
+    few, many = (conformal(run, val, fitted, trained) for trained in (train.origins[:0], train.origins))
+    assert (np.abs(many.offsets) >= np.abs(few.offsets)).all()
+    fixed = [metrics(score(run, replace(found, rate=0.0), test, fitted))["coverage_80"] for found in (few, many)]
+    assert fixed[0] < 65
+    assert fixed[1] == pytest.approx(80, abs=6)
 
 
 def test_naive_forecasts_by_hand() -> None:

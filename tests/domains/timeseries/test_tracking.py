@@ -78,7 +78,7 @@ def test_intervals_never_see_what_lies_ahead(setting: tuple[Any, ...]) -> None:
 
 def test_too_wide_and_too_narrow_intervals_find_their_width(setting: tuple[Any, ...]) -> None:
     panel, split, fitted, run, test = setting
-    honest = conformal(run, part_windows(panel, split, fitted, "val"), fitted)
+    honest = conformal(run, part_windows(panel, split, fitted, "val"), fitted, np.arange(24, 100))
     assert honest.rate in RATES
     for wrong in (0.3, 3.0):
         start = Intervals(honest.offsets * wrong, honest.power)
