@@ -1,7 +1,7 @@
 """Training speed and test error of the forecasting presets beside neuralforecast's models, in one run.
 
     python -m tests.benchmarks.forecasters --peer /path/to/its/bin/python [--epochs 3] [--lookback 96] [--horizon 96]
-        [--schedule constant] [--precision 32]
+        [--schedule constant] [--precision 32] [--seeds 3]
 
 The peer lives in an environment of its own (``python -m venv X && X/bin/pip install neuralforecast``) and runs as a
 subprocess. Both get the same z-scored ETTh1 (12/4/4 months), look-back, horizon, width, depth, batch, learning rate,
@@ -9,7 +9,8 @@ epochs, loss (MSE) and threads, and are scored on all test windows. A sample is 
 between the ends of consecutive training steps, batches included, validation and set-up left out; with one thread in
 the process's own CPU time, since other work on the machine disturbs it least. Both train at a constant rate, which
 after so few epochs beats our cosine on validation (``--schedule``). The peer keeps its last weights, ours the best
-epoch on validation. ``--precision bf16-mixed`` is for ours alone.
+epoch on validation. ``--precision bf16-mixed`` is for ours alone. With ``--seeds`` each trains with several and the
+means stand below.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 
 PRESETS = ("itransformer", "patch_tst")
+MEANT = ("mse", "mae", "samples_per_second")  # over seeds
 
 
 def own(ask: dict[str, Any]) -> dict[str, Any]:
@@ -42,12 +44,12 @@ def own(ask: dict[str, Any]) -> dict[str, Any]:
     sets = [f"lookback={ask['lookback']}", f"horizon={ask['horizon']}", f"train.epochs={ask['epochs']}"]
     sets += ["ets_origins=0", f"train.batch_size={ask['batch']}", f"train.lr={ask['lr']}", "train.patience=null"]
     sets += [f"train.schedule={ask['schedule']}", f"train.precision={ask['precision']}"]
-    config = resolve("timeseries/forecast", data="ett_h1", preset=ask["model"], file=None, sets=sets, seed=0)
+    config = resolve("timeseries/forecast", data="ett_h1", preset=ask["model"], file=None, sets=sets, seed=ask["seed"])
     task: Any = build_task(config)
     data = task.open(config.data)
     split = task.split(data)
     fitted = task.fit(data, split)
-    plan.seed_all(0, 2)
+    plan.seed_all(ask["seed"], 2)
     model = task.build(fitted, build_preset(config))
     task.initialise(model, data, split)
     train, val = (task.items(data, split, fitted, part) for part in ("train", "val"))
@@ -62,7 +64,7 @@ def own(ask: dict[str, Any]) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         fabric = Fabric(accelerator="cpu", devices=1)
-        job = Job(task, train, val, config.train, 0, Path(folder) / "checkpoint", fabric, tick)
+        job = Job(task, train, val, config.train, ask["seed"], Path(folder) / "checkpoint", fabric, tick)
         fit(job, model)
     model.eval()
     task.calibrate(model, data, split, fitted)
@@ -110,6 +112,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--schedule", default="constant", choices=("constant", "cosine"))
     parser.add_argument("--precision", default="32", choices=("32", "bf16-mixed"))
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--own", help=argparse.SUPPRESS)  # a request: this process is one of ours
     a = parser.parse_args()
     if a.own:
@@ -123,22 +126,30 @@ def main() -> None:
             ask = {"model": name, "values": f"{folder}/values.npy", "parts": parts, "series": values.shape[1]}
             ask |= {"lookback": a.lookback, "horizon": a.horizon, "epochs": a.epochs, "threads": a.threads}
             ask |= {"schedule": a.schedule, "precision": a.precision}
-            request = Path(folder) / "ask.json"
-            request.write_text(json.dumps(ask | {"lr": rate, "batch": batch}))
-            ours = _run([sys.executable, "-m", "tests.benchmarks.forecasters", "--own", str(request)], a.threads)
-            told = {"Cambium": ours}
+            found: dict[str, list[dict[str, Any]]] = {}
+            for seed in range(a.seeds):
+                request = Path(folder) / "ask.json"
+                request.write_text(json.dumps(ask | {"lr": rate, "batch": batch, "seed": seed}))
+                ours = [sys.executable, "-m", "tests.benchmarks.forecasters", "--own", str(request)]
+                peer = [a.peer, str(Path(__file__).with_name("_forecasters_peer.py")), str(request)]
+                for who, command in {"Cambium": ours, "neuralforecast": peer if a.peer else None}.items():
+                    if command:
+                        row = _run(command, a.threads)
+                        found.setdefault(who, []).append(row)
+                        print(f"{name} {who}, seed {seed}: {_told(row)}", flush=True)
+            mean = {who: {k: np.mean([row[k] for row in rows]) for k in MEANT} for who, rows in found.items()}
+            for who, row in mean.items():
+                print(f"{name} {who}, mean: MSE {row['mse']:.4f} MAE {row['mae']:.4f}, {row[MEANT[2]]:.0f} samples/s")
             if a.peer:
-                peer = Path(__file__).with_name("_forecasters_peer.py")
-                told["neuralforecast"] = _run([a.peer, str(peer), str(request)], a.threads)
-            for who, row in told.items():
-                print(
-                    f"{name} {who}: MSE {row['mse']:.4f} MAE {row['mae']:.4f} over {row['windows']} windows, "
-                    f"{row['samples_per_second']:.0f} samples/s over {row['steps']} steps, "
-                    f"{row['parameters']:,} parameters, {row['versions']}", flush=True,
-                )  # fmt: skip
-            if a.peer:
-                ratio = ours["samples_per_second"] / told["neuralforecast"]["samples_per_second"]
+                ratio = mean["Cambium"][MEANT[2]] / mean["neuralforecast"][MEANT[2]]
                 print(f"{name}: {ratio:.2f} times the peer's samples per second", flush=True)
+
+
+def _told(row: dict[str, Any]) -> str:
+    return (
+        f"MSE {row['mse']:.4f} MAE {row['mae']:.4f} over {row['windows']} windows, {row[MEANT[2]]:.0f} samples/s "
+        f"over {row['steps']} steps, {row['parameters']:,} parameters, {row['versions']}"
+    )
 
 
 if __name__ == "__main__":
