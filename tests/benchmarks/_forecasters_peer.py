@@ -24,9 +24,9 @@ def _model(ask: dict[str, Any], steps: int, callback: Any) -> Any:
     common: dict[str, Any] = {
         "h": ask["horizon"], "input_size": ask["lookback"], "loss": MSE(), "max_steps": steps,
         "random_seed": 1 + ask["seed"], "learning_rate": ask["lr"], "batch_size": ask["series"],
-        "windows_batch_size": windows, "scaler_type": "identity", "inference_windows_batch_size": 256, "val_check_steps": steps,
-        "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
-        "enable_checkpointing": False, "callbacks": [callback],
+        "windows_batch_size": windows, "scaler_type": "identity", "inference_windows_batch_size": 256,
+        "val_check_steps": steps, "accelerator": "cpu", "logger": False, "enable_progress_bar": False,
+        "enable_model_summary": False, "enable_checkpointing": False, "callbacks": [callback],
     }  # fmt: skip
     if ask["model"] == "itransformer":
         size = {"hidden_size": 256, "n_heads": 8, "e_layers": 2, "d_ff": 256, "dropout": 0.1, "use_norm": True}
