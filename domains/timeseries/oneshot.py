@@ -54,10 +54,10 @@ def worth_of(
     step = max(1, _HELD // (rows * n))
     for a, b, out in zip(q.split(step), k.split(step), worth.split(step), strict=True):
         for r in range(0, n, rows):
-            at, ok = keys[r : r + rows], valid[r : r + rows]
-            score = (a[:, r : r + rows] @ b[:, : r + rows].mT).gather(2, at.expand(len(a), -1, -1))
-            best = score.masked_fill_(~ok, -torch.inf).amax(-1)
-            out[:, r : r + rows] = best - score.masked_fill_(~ok, 0.0).sum(-1) / ok.sum(-1)
+            at, no = keys[r : r + rows].mT, ~valid[r : r + rows].mT  # queries last: sums over samples are then quick
+            score = (b[:, : r + rows] @ a[:, r : r + rows].mT).gather(1, at.expand(len(a), -1, -1))
+            best = score.masked_fill_(no, -torch.inf).amax(1)
+            out[:, r : r + rows] = best - score.masked_fill_(no, 0.0).sum(1) / (~no).sum(0)
     return worth
 
 
@@ -66,17 +66,18 @@ def active_queries(worth: Float[Tensor, "P N"], valid: Bool[Tensor, "N S"]) -> B
 
     Some steps at a time: the best S of those before them are held, which is as many as ever count.
     """
-    few, most = valid.sum(1), valid.shape[1]
-    active = torch.empty_like(worth, dtype=torch.bool)
-    held = worth[:, :0]
-    for r in range(0, worth.shape[1], _STEPS):
-        now = worth[:, r : r + _STEPS]
-        earlier = torch.ones(now.shape[1], now.shape[1], dtype=torch.bool, device=now.device).tril(-1)
-        better = ((now[:, None] > now[:, :, None]) & earlier).sum(-1) + (held[:, None] > now[:, :, None]).sum(-1)
-        active[:, r : r + _STEPS] = better < few[r : r + _STEPS]
-        held = torch.cat([held, now], 1)
-        held = held.topk(min(most, held.shape[1]), 1, sorted=False).values
-    return active
+    few, most = valid.sum(1).to(torch.uint8), valid.shape[1]
+    held, found = worth.new_empty(0, len(worth)), []
+    for now, enough in zip(worth.mT.contiguous().split(_STEPS), few.split(_STEPS), strict=True):
+        better = torch.zeros_like(now, dtype=torch.uint8)  # at most S + _STEPS
+        for d in range(1, len(now)):
+            better[d:] += (now[:-d] > now[d:]).view(torch.uint8)
+        for one in held:
+            better += (one > now).view(torch.uint8)
+        found.append(better < enough[:, None])
+        held = torch.cat([held, now])
+        held = held.topk(min(most, len(held)), 0, sorted=False).values
+    return torch.cat(found).mT
 
 
 def read_active(

@@ -60,7 +60,7 @@ class Subsampled(Attention):
 
 def sampled_scores(
     q: Float[Tensor, "B H N K"], k: Float[Tensor, "B H M K"], keys: Int[Tensor, "#B N S"]
-) -> Float[Tensor, "B H N S"]:
+) -> Float[Tensor, "B H S N"]:
     """q_i k_j for the S keys j that each query i samples, in pieces that stay in the cache.
 
     Where there are few keys, the scores of all of them are made and the sampled ones taken: products of whole matrices
@@ -74,17 +74,17 @@ def sampled_scores(
     each = heads * (size if full else samples * width)  # numbers held for a query
     rows = min(n, max(1, _HELD // each))
     step = max(1, _HELD // (each * n))
-    out = q.new_empty(items, heads, n, samples)
+    out = q.new_empty(items, heads, samples, n)  # queries last: sums over samples are then quick
     for i in range(0, items, step):
         some, of = k[i : i + step], keys.expand(items, -1, -1)[i : i + step]
         item = torch.arange(len(some), device=k.device)[:, None, None]
         for r in range(0, n, rows):
             ask, at = q[i : i + step, :, r : r + rows], of[:, r : r + rows]
             if full:
-                got = (ask @ some.mT).gather(3, at[:, None].expand(-1, heads, -1, -1))
+                got = (some @ ask.mT).gather(2, at.mT[:, None].expand(-1, heads, -1, -1))
             else:
-                got = torch.einsum("bhnk,bnshk->bhns", ask, some[item, :, at])
-            out[i : i + step, :, r : r + rows] = got
+                got = torch.einsum("bhnk,bnshk->bhsn", ask, some[item, :, at])
+            out[..., r : r + rows][i : i + step] = got
     return out
 
 
@@ -138,7 +138,7 @@ class ProbSparse(Attention):
         slot, few = torch.arange(most, device=v.device), self.few(n)
         with torch.no_grad():
             scores = sampled_scores(q, k, self.samples(mask, slot))
-            worth = self.worth(scores, (slot < few[:, None])[:, None, None], few, mask)
+            worth = self.worth(scores.mT, (slot < few[:, None])[:, None, None], few, mask)
             active = worth.topk(most, -1).indices[..., None]  # (B, H, U, 1)
         read = q.gather(2, active.expand(-1, -1, -1, q.shape[3]))
         y = F.scaled_dot_product_attention(read, k, v, attn_mask=None if len(mask) < len(v) else mask[:, None, None])
