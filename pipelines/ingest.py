@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from domains.task import Split
 
 from .config import RunConfig, build_task
 
 
 def ingest(config: RunConfig) -> tuple[Any, Any, Split]:
-    """(task, data, split) of a configuration. Raises BadInput with the reason; nothing is written."""
+    """(task, data, split) of a configuration. Raises BadInput with the reason; nothing is written.
+
+    ``train.threads`` holds here too: the process that asks for a training opens the data before the one that trains.
+    """
     task = build_task(config)
-    data = task.open(config.data)
-    return task, data, task.split(data)
+    with threadpool_limits(config.train.threads):  # None: no limit
+        data = task.open(config.data)
+        return task, data, task.split(data)
 
 
 def check(config: RunConfig) -> dict[str, Any]:

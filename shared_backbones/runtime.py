@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from .errors import BadRequest, unknown
 
@@ -30,12 +31,16 @@ def keep_memory() -> str:
 
 
 def configure(threads: int | None = None, precision: str = "32", allocator: bool = True) -> dict[str, Any]:
-    """Set threads (None: torch's own choice), allocator and precision; return what to record with every result."""
+    """Set threads, allocator and precision; return what to record with every result.
+
+    ``threads``: of torch and of the pools of every other numerical library that is loaded; None leaves them.
+    """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
     if threads is not None:
         if threads < 1:
             raise BadRequest(f"threads must be at least 1, got {threads}")
+        threadpool_limits(threads)  # not as a context: it holds until the process ends
         torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("highest")
     return {

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from domains.calibration import fitted_temperature
 from domains.scoring import class_evidence, softmax
 from domains.task import Evidence, Fitted, Split
+from domains.threads import one_thread
 
 from .closed import Ridge, fit_ridge
 from .collection import Objects
@@ -100,11 +101,13 @@ def boosted(
 
     usable = np.isfinite(table).any(0)
     model = HistGradientBoostingClassifier(max_iter=200, learning_rate=0.06, min_samples_leaf=5, random_state=0)
-    model.fit(table[:, usable], labels)
+    with one_thread():
+        model.fit(table[:, usable], labels)
 
     def shares_of(rows: Float[np.ndarray, "m F"]) -> Float[np.ndarray, "m K"]:
         shares = np.full((len(rows), classes), 1e-6)
-        shares[:, model.classes_] += model.predict_proba(rows[:, usable])
+        with one_thread():
+            shares[:, model.classes_] += model.predict_proba(rows[:, usable])
         return np.asarray(shares / shares.sum(1, keepdims=True))
 
     return shares_of

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from domains.threads import one_thread
+
 from .collection import BAND, ERROR, VALUE
 from .periods import HARMONICS, best_period, fourier_fit
 
@@ -73,4 +75,5 @@ def all_features(
     curves: Sequence[Float[np.ndarray, "_ 4"]], bands: int, shortest: float, longest: float | None
 ) -> Float[np.ndarray, "n F"]:
     """One row per light curve."""
-    return np.stack([light_curve_features(c, bands, shortest, longest) for c in curves])
+    with one_thread():
+        return np.stack([light_curve_features(c, bands, shortest, longest) for c in curves])

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 
 from domains.scoring import class_evidence
 from domains.task import Evidence, Fitted, Split
+from domains.threads import one_thread
 
 from .data import Events
 from .items import coded
@@ -47,8 +48,9 @@ def all_baselines(data: Events, split: Split, fitted: Fitted, truth: Any, labels
         "gradient boosting on bags of events": HistGradientBoostingClassifier(max_iter=150, random_state=0),
     }
     for name, model in models.items():
-        model.fit(x, labels)
         p = np.full((len(test), classes), 1e-6)
-        p[:, model.classes_] += model.predict_proba(y)
+        with one_thread():
+            model.fit(x, labels)
+            p[:, model.classes_] += model.predict_proba(y)
         found[name] = p / p.sum(1, keepdims=True)
     return {name: class_evidence(test, truth, p) for name, p in found.items()}
