@@ -32,6 +32,7 @@ _HEADS = 8
 _HELD = 1 << 19  # scores in a piece of the work: 2 MiB, what a core's cache holds
 _ROWS = 128  # queries whose scores are made together, with the keys up to the last of them
 _STEPS = 32  # queries ranked together
+_FEW = 3  # queries for an active one, from which those alone are quicker than the fused causal kernel on all
 
 
 def sampled_keys(n: int, device: torch.device) -> tuple[Int[Tensor, "N S"], Bool[Tensor, "N S"]]:
@@ -82,18 +83,17 @@ def active_queries(worth: Float[Tensor, "P N"], valid: Bool[Tensor, "N S"]) -> B
 
 def read_active(
     q: Float[Tensor, "P R D"], k: Float[Tensor, "P N D"], v: Float[Tensor, "P N D"], active: Bool[Tensor, "P R"],
-    mean: Float[Tensor, "P R D"],
+    mean: Float[Tensor, "P R D"], bias: Float[Tensor, "R N"],
 ) -> Float[Tensor, "P R D"]:  # fmt: skip
     """Causal attention of the active ones of the last R queries; the others keep the ``mean``.
 
-    Every item computes as many queries as the one that has most; an item with fewer fills up with inactive ones.
+    ``bias`` is what each of the R adds to its scores. Every item computes as many queries as the one that has most; an
+    item with fewer fills up with inactive ones.
     """
-    first, width = k.shape[1] - q.shape[1], (-1, -1, q.shape[2])
-    most = int(active.sum(1).max())
-    chosen, at = active.to(q.dtype).topk(most, 1)
-    place = at[..., None].expand(width)
-    seen = first + at[..., None] >= torch.arange(k.shape[1], device=k.device)
-    read = F.scaled_dot_product_attention(q.gather(1, place), k, v, attn_mask=seen)
+    chosen, at = active.to(q.dtype).topk(int(active.sum(1).max()), 1)
+    place = at[..., None].expand(-1, -1, q.shape[2])
+    read, k, v = (t[:, None] for t in (q.gather(1, place), k, v))  # fused on CPU with four axes only
+    read = F.scaled_dot_product_attention(read, k, v, attn_mask=bias[at][:, None])[:, 0]
     return mean.scatter(1, place, torch.where(chosen[..., None] > 0, read, mean.gather(1, place)))
 
 
@@ -112,11 +112,16 @@ def masked_prob_sparse(
         active = active_queries(worth_of(q.flatten(0, 1), k.flatten(0, 1), keys, valid), valid)[:, first:]
     count = torch.arange(1, n + 1, device=v.device, dtype=v.dtype)[:, None]
     mean = (v.cumsum(2) / count)[:, :, first:]
-    if torch.compiler.is_exporting() or 2 * int(active.sum(1).max()) >= n:  # no fewer scores than the causal half
-        read = F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, first:]
+    at = torch.arange(n, device=q.device)
+    bias = torch.zeros(n - first, n, dtype=q.dtype, device=q.device).masked_fill(at[first:, None] < at, -torch.inf)
+    if torch.compiler.is_exporting() or _FEW * int(active.sum(1).max()) > n - first:
+        if 4 * first > n:  # skipping these rows saves more than the fused kernel's skipping of what lies ahead
+            read = F.scaled_dot_product_attention(q[:, :, first:], k, v, attn_mask=bias)
+        else:
+            read = F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, first:]
         return torch.where(active.view(mean.shape[:3])[..., None], read, mean)
     asked, k, v, mean = (t.flatten(0, 1) for t in (q[:, :, first:], k, v, mean))
-    return read_active(asked, k, v, active, mean).view(*q.shape[:2], n - first, -1)
+    return read_active(asked, k, v, active, mean, bias).view(*q.shape[:2], n - first, -1)
 
 
 class DecoderLayer(nn.Module):

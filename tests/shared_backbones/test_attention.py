@@ -11,7 +11,7 @@ from shared_backbones.backbone import Backbone, BackboneSpec, LayerSpec, StageSp
 from shared_backbones.errors import BadRequest
 from shared_backbones.flops import count_flops
 from shared_backbones.layout import Layout
-from shared_backbones.mixers import build_mixer
+from shared_backbones.mixers import build_mixer, sparse_attention
 from shared_backbones.mixers.base import Mixer
 
 
@@ -97,6 +97,17 @@ def test_informer_computes_few_scores() -> None:
     x, layout = torch.randn(1, 4096, 16), Layout((4096,))
     dense, few = (count_flops(build_mixer(name, 16), x, layout) for name in ("attention", "prob_sparse"))
     assert few < dense / 20
+
+
+@pytest.mark.parametrize("full", [0, 10**9])  # copies of the sampled keys, or the scores of all
+def test_sampled_scores_are_those_of_the_keys(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse_attention, "_FULL", full)
+    monkeypatch.setattr(sparse_attention, "_HELD", 100)
+    q, k, keys = torch.randn(3, 2, 9, 4), torch.randn(3, 2, 9, 4), torch.randint(9, (3, 9, 5))
+    got = sparse_attention.sampled_scores(q, k, keys)
+    for b in range(3):
+        for i in range(9):
+            torch.testing.assert_close(got[b, :, :, i], torch.einsum("hk,hsk->hs", q[b, :, i], k[b][:, keys[b, i]]))
 
 
 def test_white_box_blocks_replace_the_tokens() -> None:

@@ -6,8 +6,10 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from domains.timeseries import oneshot
 from domains.timeseries.oneshot import FACTOR, OneShotResidual, masked_prob_sparse
 from shared_backbones.presets import load_preset
 from tests.domains.timeseries.test_model import ready
@@ -40,6 +42,18 @@ def test_masked_attention_equals_a_loop() -> None:
     inactive = torch.isclose(got, v.cumsum(2) / torch.arange(1, 41, dtype=torch.float64)[:, None]).all(-1)
     assert inactive[..., 5:].any()
     assert not inactive[..., 5:].all()
+
+
+@pytest.mark.parametrize("first", [0, 20])
+@pytest.mark.parametrize("few", [0, 10**9])  # the active ones alone, or all
+def test_every_way_to_read_equals_a_loop(first: int, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("_FEW", few), ("_ROWS", 16), ("_HELD", 2000)):
+        monkeypatch.setattr(oneshot, name, value)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 1, 40, 4, dtype=torch.float64) for _ in range(3))
+    got = masked_prob_sparse(q, k, v, first)
+    for b in range(2):
+        assert torch.allclose(got[b, 0], loop(q[b, 0], k[b, 0], v[b, 0])[first:], rtol=1e-6)
 
 
 def test_no_decoder_token_reads_a_later_one() -> None:
