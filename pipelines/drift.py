@@ -166,6 +166,15 @@ def batch_rows(folders: Sequence[Path], width: int) -> np.ndarray:
     return np.concatenate([np.zeros((0, width), np.float32), *(f for f in found if f.shape[-1] == width)])
 
 
+def _untested(rows: int, unit: str) -> str:
+    """Why so many rows of a batch were not enough."""
+    if not rows:
+        return "the model's backbone was shown nothing of these inputs"
+    if rows < LEAST:
+        return f"{rows} {unit}s are too few to test; {LEAST} are needed"
+    return f"fewer than {LEAST} of {rows} {unit}s hold numbers throughout; {LEAST} are needed"
+
+
 def batch_drift(run: Path, folders: Sequence[Path]) -> dict[str, Any] | None:
     """The drift report of a batch whose outputs stand in ``folders``; None where the run keeps no sample.
 
@@ -178,7 +187,7 @@ def batch_drift(run: Path, folders: Sequence[Path]) -> dict[str, Any] | None:
     facts = {"run": run.name, "unit": reference.unit, "inputs": len(folders), "rows": len(rows)}
     far, found = against(reference, rows)
     if found is None:
-        return {**facts, "alarm": None, "why": f"{len(rows)} rows are too few to test; {LEAST} are needed"}
+        return {**facts, "alarm": None, "why": _untested(len(rows), reference.unit)}
     worst = [f"{t.name}, p = {t.p:.2g}" for t in found.tests if t.alarm]
     why = f"unlike the training data: {'; '.join(worst)}" if worst else "like the training data"
     told = {**facts, **json.loads(json.dumps(found.to_json())), "outside_range": far, "why": why}

@@ -47,6 +47,11 @@ class Classify:
     def __init__(self, config: ClassifyOptions) -> None:
         self.config = config
 
+    @property
+    def drift_pieces(self) -> bool:
+        """Windows of one table of prices are alike by themselves; other objects are not."""
+        return bool(self.config.trend.price)
+
     def open(self, source: str) -> Objects:
         """Checked objects from .ts files, tables, a public data set's name or ``simulated``. Raises BadInput."""
         return open_objects(source, self.config)

@@ -15,6 +15,7 @@ from scipy.stats import ks_2samp
 
 from domains.hyperspectral.data import copy_cube
 from domains.hyperspectral.simulate import simulate
+from domains.timeseries.objects.simulate import BANDS, simulated
 from pipelines import checks, engines, features
 from pipelines.checks import held_to, schema_changes
 from pipelines.config import resolve
@@ -24,7 +25,7 @@ from pipelines.predict import predict
 from pipelines.runs import load_run
 from shared_backbones.errors import BadInput
 
-from .made import Rows, make_run, rows_task  # noqa: F401 - a fixture
+from .made import Rows, make_run, rows_task, untrained_run  # noqa: F401 - a fixture
 from .toy import Line
 
 PRESET = str(Path(__file__).with_name("rows.yaml"))
@@ -229,6 +230,43 @@ def test_schema_changes() -> None:
     old = {"names": ["a", "b"], "freq": "h", "mean": [1.0]}
     assert schema_changes(old, {"names": ["a", "b"], "freq": "h", "mean": [7.0, 3.0]}) == []
     assert schema_changes(old, {"names": ["a"], "freq": "d"}) == ["freq is 'd', was 'h'", "names[1] 'b' is gone"]
+
+
+def stars(path: Path, objects: int, fainter: float = 0.0) -> str:
+    """Light curves that no training saw, as a table."""
+    lines = ["object,time,mag,magerr,band"]
+    for one in simulated({"objects": objects, "visits": 20, "seed": 7}).objects:
+        lines += [f"{one.name},{t},{mag + fainter},{error},{BANDS[int(band)]}" for t, mag, error, band in one.values]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_a_model_that_answers_without_its_backbone_is_held_to_it_all_the_same(tmp_path: Path) -> None:
+    options = {"simulated": {"objects": 90, "visits": 20}}
+    run = untrained_run("timeseries/classify", options, tmp_path / "runs" / "0123456789ab")
+    trained = load_run(run)
+    data = trained.task.open("simulated")
+    items = trained.task.items(data, trained.task.split(data), trained.fitted, "train")
+    assert float(trained.model.gate) == 0  # validation kept the ridge alone
+    assert keep_reference(run, trained.task, trained.model, items, 16) is not None
+    same = predict(run, [stars(tmp_path / "same.csv", 60)], tmp_path / "same").drift
+    moved = predict(run, [stars(tmp_path / "moved.csv", 60, fainter=2.0)], tmp_path / "moved").drift
+    few = predict(run, [stars(tmp_path / "few.csv", 9)], tmp_path / "few").drift
+    assert same is not None
+    assert moved is not None
+    assert few is not None
+    assert (same["rows"], same["alarm"]) == (60, False)
+    assert (moved["rows"], moved["alarm"]) == (60, True)
+    assert (few["alarm"], few["why"]) == (None, "9 items are too few to test; 16 are needed")
+    (tmp_path / "few" / "few" / FEATURES).unlink()
+    told = batch_drift(run, [tmp_path / "few" / "few"])
+    assert told is not None
+    assert (told["rows"], told["why"]) == (0, "the model's backbone was shown nothing of these inputs")
+    wide = np.load(tmp_path / "same" / "same" / FEATURES).shape[1]
+    np.save(tmp_path / "few" / "few" / FEATURES, np.full((40, wide), np.nan))
+    told = batch_drift(run, [tmp_path / "few" / "few"])
+    assert told is not None
+    assert told["why"] == "fewer than 16 of 40 items hold numbers throughout; 16 are needed"
 
 
 def test_processes_that_share_a_scene_share_its_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,11 @@ def test_moves_equal_loops_over_the_rule() -> None:
     assert worded(np.array([0.2, -0.2, 0.05, np.nan]), 0.1) == ["up", "down", "flat", ""]
 
 
+def test_windows_of_one_table_are_no_independent_draws() -> None:
+    assert task().drift_pieces
+    assert not Classify(ClassifyOptions()).drift_pieces
+
+
 def test_no_row_of_a_later_part_decides_a_class() -> None:
     options = TrendOptions(**TREND)
     rows = np.arange(11, 200)
