@@ -24,6 +24,7 @@ from shared_backbones.presets import Preset
 from .components import freeze
 from .config import QUANTILES
 from .intervals import LEAST_SPREAD, Intervals
+from .oneshot import CALENDAR
 from .residuals import RESIDUALS
 from .windows import to_device
 
@@ -94,15 +95,24 @@ class Forecaster(nn.Module):
         self.skip.weight.requires_grad_(options.tune_skip)
         if preset.stem not in RESIDUALS:
             raise unknown("stem for timeseries/forecast", preset.stem, RESIDUALS)
-        ahead = 2 * len(fitted["future_mean"]) + (8 if options.calendar else 0)
+        ahead = 2 * len(fitted["future_mean"]) + (CALENDAR if options.calendar else 0)
+        more: dict[str, dict[str, Any]] = {
+            "tokens": {"lattice": fitted.get("lattice")},
+            "image": {"series": series, "each": fitted["reading"]["layout"] == "long"},
+        }
         self.residual = RESIDUALS[preset.stem](
             preset, self.lookback, self.horizon,
             context=len(fitted["past_mean"]) + len(fitted["future_mean"]), ahead=ahead,
             static=self.static.shape[1], dropout=options.dropout, from_zero=options.skip != "none",
-            **({"lattice": fitted.get("lattice")} if preset.stem == "tokens" else {}),
+            **more.get(preset.stem, {}),
         )  # fmt: skip
         if options.freeze:
             freeze(self.residual)
+
+    @property
+    def any_series(self) -> bool:
+        """Whether series that training never saw can be told too."""
+        return bool(getattr(self.residual, "any_series", True))
 
     def adopt(self, there: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a training that starts from another run takes of it: the trained weights.

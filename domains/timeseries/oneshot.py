@@ -1,4 +1,4 @@
-"""The whole horizon in one pass of a decoder: Informer (Zhou et al. 2021), series by series.
+"""The whole horizon in one pass of a decoder: Informer (Zhou et al. 2021), all series of a step in one token.
 
 Encoder: any backbone over the steps of a look-back (with ``prob_sparse`` and strided stages: attention for few queries,
 half the length after each layer). Decoder: the newest part of the look-back as start tokens, then a token per step
@@ -11,6 +11,7 @@ Shapes: B windows, L look-back, H horizon, V series, S start tokens, N = S + H, 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from .dropping import QuickDropout, quick
 FACTOR = 5.0  # c of u = ceil(c ln n)
 START = 0.5  # of the look-back that the decoder starts from
 LAYERS = 1
+CALENDAR = 8  # numbers that tell a step's place in the calendar, which all series share
 _HEADS = 8
 _HELD = 1 << 19  # scores in a piece of the work: 2 MiB, what a core's cache holds
 _ROWS = 128  # queries whose scores are made together, with the keys up to the last of them
@@ -151,51 +153,56 @@ class DecoderLayer(nn.Module):
 
 
 class OneShotResidual(nn.Module):
-    """Normalised look-backs -> corrections (B, H, V), all steps at once."""
+    """Normalised look-backs -> corrections (B, H, V), all steps and all series at once.
+
+    A token holds the values of all V series at a step, with their masks, as in the paper: the network knows the series
+    that it was made for, and no other.
+    """
+
+    any_series: ClassVar[bool] = False
 
     def __init__(
         self, preset: Preset, lookback: int, horizon: int, *, context: int, ahead: int, static: int, dropout: float,
-        from_zero: bool,
+        from_zero: bool, series: int, each: bool,
     ) -> None:  # fmt: skip
         super().__init__()
+        if static or (each and (context or ahead > CALENDAR)):
+            raise BadRequest(
+                f"preset {preset.name!r} reads all series of a step in one token: it takes covariates of a wide table, "
+                "none of a long frame, where each series has its own. Leave them out, or take a preset with stem "
+                "'patches' or 'variates'"
+            )
         self.horizon, self.start = horizon, max(1, math.ceil(START * lookback))
         self.backbone = quick(Backbone(preset.backbone, Tokens(rank=1)))
         dim, wide = self.backbone.dim_in, self.backbone.dim
         try:
-            self.stem = ImageStem(2 + context, dim, **{**preset.stem_options, "rank": 1})
+            self.stem = ImageStem(2 * series + context, dim, **{**preset.stem_options, "rank": 1})
         except TypeError as error:
             raise BadRequest(f"stem_options of preset {preset.name!r}: {error}") from None
-        self.embed = nn.Linear(2 + ahead, wide)
-        self.static = nn.ModuleList(nn.Linear(static, d, bias=False) for d in (dim, wide)) if static else None
+        self.embed = nn.Linear(2 * series + ahead, wide)
         self.layers = nn.ModuleList(DecoderLayer(wide, wide, dropout) for _ in range(LAYERS))
         self.dropout = QuickDropout(dropout)
-        self.head = nn.Linear(wide, 1)
+        self.head = nn.Linear(wide, series)
         if from_zero:
             nn.init.zeros_(self.head.weight)
             nn.init.zeros_(self.head.bias)
 
     def forward(
         self, x: Float[Tensor, "B L V"], mask: Bool[Tensor, "B L V"], context: Float[Tensor, "B L W K"],
-        context_mask: Bool[Tensor, "B L W K"], ahead: Float[Tensor, "B H W2 F"], static: Float[Tensor, "V S2"],
+        context_mask: Bool[Tensor, "B L W K"], ahead: Float[Tensor, "B H W2 F"], static: Float[Tensor, "V 0"],
     ) -> Float[Tensor, "B H V"]:  # fmt: skip
-        items, _, series = x.shape
-        flat = lambda t: t.expand(-1, -1, series, -1).transpose(1, 2).flatten(0, 1)  # noqa: E731 - (B V, n, K)
-        values = flat(torch.stack([x, mask.to(x.dtype)], -1))
-        tokens, layout = self.stem(torch.cat([values, flat(context)], -1).mT)
+        values = torch.cat([x, mask.to(x.dtype)], -1)
+        tokens, layout = self.stem(torch.cat([values, context[:, :, 0]], -1).mT)
         tokens = tokens + _places(0, tokens)
+        ahead = ahead[:, :, 0]  # the same for all series
         newest = F.pad(values[:, -self.start :], (0, ahead.shape[-1]))
-        coming = F.pad(flat(ahead), (2, 0))  # no value, and a mask that says so
+        coming = F.pad(ahead, (values.shape[-1], 0))  # no value, and a mask that says so
         asked = self.embed(torch.cat([newest, coming], 1))
-        asked = asked + _places(values.shape[1] - self.start, asked)
-        if self.static is not None:
-            tokens, asked = (
-                t + of(static).repeat(items, 1)[:, None] for t, of in zip((tokens, asked), self.static, strict=True)
-            )
+        asked = self.dropout(asked + _places(values.shape[1] - self.start, asked))
         memory, layout = self.backbone(self.dropout(tokens), layout)
-        asked = self.dropout(asked)
         for i, layer in enumerate(self.layers, 1):  # no layer follows the last that would read its start tokens
             asked = layer(asked, memory, layout.key_mask(), self.start if i == len(self.layers) else 0)
-        return self.head(asked)[..., 0].reshape(items, series, self.horizon).mT
+        return self.head(asked)
 
 
 def _places(first: int, tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "1 N C"]:

@@ -122,14 +122,19 @@ def own_steps(mask: Bool[np.ndarray, "T V"]) -> Int[np.ndarray, "V"]:
     return out
 
 
-def bases(panel: Panel, known: int, lookback: int, end: int) -> list[str]:
-    """What each series' forecast rests on: trained or new, on a short look-back, constant; or why there is none."""
+def bases(panel: Panel, known: int, lookback: int, end: int, any_series: bool = True) -> list[str]:
+    """What each series' forecast rests on: trained or new, on a short look-back, constant; or why there is none.
+
+    any_series: whether the network can tell new ones.
+    """
     first = np.where(panel.mask[:end].any(0), panel.mask[:end].argmax(0), end)
     low, high = _range(panel.values[:end], panel.mask[:end])
     found = []
     for v, seen in enumerate(np.asarray(panel.mask[end - lookback : end].any(0)).tolist()):
         word = "trained" if v < known else "new"
-        if not seen:
+        if v >= known and not any_series:
+            word = f"{word}, not told by a network of the trained series"
+        elif not seen:
             word = f"{word}, no value in the look-back"
         elif v >= known and not high[v] > low[v]:
             word = f"{word}, one value throughout"

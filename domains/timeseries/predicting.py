@@ -50,9 +50,8 @@ def forecast_file(
     own = panel.only(np.arange(len(panel.names)) < known)
     table, followed = _told(model, fitted, own, end)
     if len(panel.names) > known:  # the trained series' forecasts do not hang on who else is in the file
-        wider, more = grown(model, fitted, panel, end)
-        table = pd.concat([table, _told(wider, more, panel, end)[0].iloc[len(table) :]])
-    basis = bases(panel, known, lookback, end)
+        table = pd.concat([table, _new_ones(model, fitted, panel, end)])
+    basis = bases(panel, known, lookback, end, model.any_series)
     table = _finished(table, panel, basis, end) if long else table.assign(basis=np.repeat(basis, len(table) // known))
     name = "forecast.parquet" if raw[:4] == b"PAR1" else "forecast.csv"
     with sink.file(name) as path:
@@ -92,6 +91,17 @@ def _told(model: Forecaster, fitted: Fitted, panel: Panel, end: int) -> tuple[pd
     return tidy(model, fitted, panel, end, offsets), followed
 
 
+def _new_ones(model: Forecaster, fitted: Fitted, panel: Panel, end: int) -> pd.DataFrame:
+    """Rows of the series that training never saw; without values where the network cannot tell them."""
+    known, horizon = len(fitted["names"]), int(fitted["horizon"])
+    if model.any_series:
+        wider, more = grown(model, fitted, panel, end)
+        return _told(wider, more, panel, end)[0].iloc[known * horizon :]
+    stamps = np.tile(future(panel.times[end - 1], panel.freq, horizon), len(panel.names) - known)
+    rows = pd.DataFrame({"unique_id": np.repeat(panel.names[known:], horizon), "ds": stamps})
+    return rows.assign(**dict.fromkeys(_VALUES, np.nan))
+
+
 _VALUES = ["forecast", "lo_80", "hi_80", "lo_95", "hi_95"]
 
 
@@ -99,7 +109,8 @@ def _finished(table: pd.DataFrame, panel: Panel, basis: list[str], end: int) -> 
     """Of a long frame: what there is to say of each series, at its own steps; series that it lacks are left out."""
     horizon, seen = len(table) // len(panel.names), np.asarray(panel.mask[:end])
     table = table.assign(basis=np.repeat(basis, horizon))
-    silent, still = (np.repeat([word in b for b in basis], horizon) for word in ("no value", "one value"))
+    silent = np.repeat(["no value" in b or "not told" in b for b in basis], horizon)
+    still = np.repeat(["one value" in b for b in basis], horizon)
     table.loc[silent, _VALUES] = np.nan
     table.loc[still, _VALUES[1:]] = np.nan
     last = end - 1 - seen[::-1].argmax(0)

@@ -6,13 +6,17 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from domains.timeseries import oneshot
 from domains.timeseries.oneshot import FACTOR, OneShotResidual, masked_prob_sparse
+from shared_backbones.errors import BadRequest
 from shared_backbones.presets import load_preset
-from tests.domains.timeseries.test_model import ready
+from tests.domains.timeseries.made import table
+from tests.domains.timeseries.test_model import covariate_frame, ready
+from tests.domains.timeseries.test_predicting import predicted
 
 
 def loop(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -59,8 +63,9 @@ def test_every_way_to_read_equals_a_loop(first: int, few: int, monkeypatch: pyte
 def test_no_decoder_token_reads_a_later_one() -> None:
     torch.manual_seed(0)
     residual = OneShotResidual(
-        load_preset("informer_forecast"), 24, 12, context=0, ahead=3, static=0, dropout=0.1, from_zero=False
-    ).eval()
+        load_preset("informer_forecast"), 24, 12, context=0, ahead=3, static=0, dropout=0.1, from_zero=False,
+        series=3, each=False,
+    ).eval()  # fmt: skip
     x, mask = torch.randn(2, 24, 3), torch.rand(2, 24, 3) > 0.1
     none = torch.zeros(2, 24, 1, 0)
     ahead = torch.randn(2, 12, 1, 3)
@@ -98,3 +103,38 @@ def test_it_forecasts_and_never_sees_targets(tmp_path: Path) -> None:
         losses.append(float(loss.detach()))
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:3])
     assert all(p.grad is not None for p in model.residual.parameters())
+
+
+def test_series_that_it_was_not_made_for_have_rows_without_a_forecast(tmp_path: Path) -> None:
+    frame = table().melt("date", var_name="unique_id", value_name="y").rename(columns={"date": "ds"})
+    parts = ready(tmp_path, "informer_forecast", frame)
+    chosen, panel, split, fitted, model = parts
+    chosen.calibrate(model, panel, split, fitted)
+    other = frame[frame["unique_id"] == "s0"].assign(unique_id="fresh")
+    got = {}
+    for name, rows in {"same": frame, "more": pd.concat([frame, other])}.items():
+        rows.to_csv(tmp_path / f"{name}.csv", index=False)
+        got[name], facts = predicted(parts, str(tmp_path / f"{name}.csv"), tmp_path)
+    assert facts["new_names"] == ["fresh"]
+    assert facts["without_forecast"] == 1
+    fresh = got["more"]["unique_id"] == "fresh"
+    assert fresh.sum() == 12
+    assert got["more"][fresh]["forecast"].isna().all()
+    assert set(got["more"][fresh]["basis"]) == {"new, not told by a network of the trained series"}
+    pd.testing.assert_frame_equal(got["more"][~fresh].reset_index(drop=True), got["same"])
+
+
+def test_covariates_of_a_wide_table_are_read_and_those_of_each_series_refused(tmp_path: Path) -> None:
+    frame = table()
+    frame["price"] = np.sin(np.arange(len(frame)))
+    chosen, panel, split, fitted, model = ready(tmp_path, "informer_forecast", frame, future_covariates=("price",))
+    batch = dict(chosen.items(panel, split, fitted, "test").batch(range(2)))
+    with torch.no_grad():
+        want = model(batch)
+        batch["known"] = batch["known"].clone()
+        batch["known"][:, -1] += 1.0
+        got = model(batch)
+    assert torch.allclose(got[:, :-1], want[:, :-1], atol=1e-6)
+    assert not torch.allclose(got[:, -1], want[:, -1], atol=1e-4)
+    with pytest.raises(BadRequest, match="covariates of a wide table, none of a long frame"):
+        ready(tmp_path, "informer_forecast", covariate_frame(), future_covariates=("price",))
