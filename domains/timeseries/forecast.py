@@ -110,7 +110,7 @@ class Forecast:
         return forecast_loss(self.config.loss, model(batch), model.scaled(batch["future"], known), known)
 
     def calibrate(self, model: nn.Module, data: Panel, split: Split, fitted: Fitted) -> None:
-        """From the validation windows: how much of the backbone's correction is kept, then the interval widths."""
+        """How much of the backbone's correction is kept, from the validation windows; then the interval widths."""
         assert isinstance(model, Forecaster)
         val = self._windows(data, split, "val")
         with torch.no_grad():

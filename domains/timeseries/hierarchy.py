@@ -1,7 +1,7 @@
 """Scores in original units per series, per step ahead, and of sums: bottom-up over the groups that a panel declares.
 
 A sum is known where all its members are. Its forecast is the sum of theirs; its intervals are calibrated on its own
-errors on validation, since quantiles do not add up. Shapes: B windows, H horizon, V series, G sums.
+errors, as a series' are, since quantiles do not add up. Shapes: B windows, H horizon, V series, G sums.
 """
 
 from __future__ import annotations
