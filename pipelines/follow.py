@@ -115,14 +115,24 @@ def follow(
         with (out / ROWS).open("ab") as file, _files(follower, out):
             try:
                 for content in pieces(source, every, idle):
-                    rows = list(follower.push(content))
-                    new = rows[max(0, there - count) :]
-                    count += len(rows)
-                    if new:
-                        _write(file, new)
+                    rows: list[Any] = []
+                    try:
+                        for row in follower.push(content):
+                            rows.append(row)
+                    finally:  # rows before one that is refused are told all the same
+                        new = rows[max(0, there - count) :]
+                        count += len(rows)
+                        if new:
+                            _write(file, new)
             except KeyboardInterrupt:
                 stopped = True
     return {
         "out": str(out / ROWS), "rows": max(count, there), "new": max(0, count - there), "latency": follower.latency,
-        "stopped": stopped,
+        "stopped": stopped, **_torn(follower),
     }  # fmt: skip
+
+
+def _torn(follower: Any) -> dict[str, str]:
+    """Of a source of lines whose last one has no end: that it is not told."""
+    rest = follower.lines.rest if hasattr(follower, "lines") else b""
+    return {"waiting": "the last line has no end yet, and is not told"} if rest.strip() else {}

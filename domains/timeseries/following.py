@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from domains.following import Lines
+from domains.following import Lines, counted
 from domains.task import Fitted
-from shared_backbones.errors import BadRequest
+from shared_backbones.errors import BadInput, BadRequest
 
 from .grid import show
 from .model import Forecaster
@@ -17,8 +17,6 @@ from .predicting import check_span, check_units, known_panel, tidy
 
 class ForecastFollower:
     """Keeps the newest ``lookback`` rows of a wide CSV table; equal to a forecast from the file as it then is."""
-
-    latency = "a row is answered as soon as its line is whole"
 
     def __init__(self, model: Forecaster, fitted: Fitted) -> None:
         if fitted["reading"]["layout"] == "long":
@@ -31,6 +29,8 @@ class ForecastFollower:
         self.model, self.fitted, self.lines = model, fitted, Lines()
         self.head: bytes | None = None if fitted["reading"]["header"] else b""
         self.rows: deque[bytes] = deque(maxlen=int(fitted["lookback"]))
+        self.seen, self.told = 0, 0  # rows
+        self.latency = f"none during the first {self.rows.maxlen} rows, a look-back; then a row as soon as it is whole"
 
     def push(self, content: bytes) -> Iterator[dict[str, Any]]:
         for line in self.lines.push(content):
@@ -38,17 +38,26 @@ class ForecastFollower:
                 self.head = line
                 continue
             self.rows.append(line)
+            self.seen += 1
             if len(self.rows) == self.rows.maxlen:
-                yield self._ahead(self.head + b"".join(self.rows))
+                with counted(self.seen - len(self.rows)):
+                    row = self._ahead(self.head + b"".join(self.rows))
+                self.told += 1
+                yield row
 
     def _ahead(self, raw: bytes) -> dict[str, Any]:
         where = f"the newest {len(self.rows)} rows"
         _, panel = known_panel(where, self.fitted, lambda source, reading: (raw, reading, None))
         end = panel.observed_end
-        check_span(panel, self.fitted, end)
+        row: dict[str, Any] = {"last_observed": show(panel.times[end - 1]), "series": {}}
+        try:
+            check_span(panel, self.fitted, end)
+        except BadInput as error:
+            if not self.told:
+                raise
+            return row | {"note": f"no forecast: {error}"}  # an outage, which passes: this table was told before
         check_units(panel, self.fitted, end, int(self.fitted["lookback"]))
         table = tidy(self.model, self.fitted, panel, end)
-        row: dict[str, Any] = {"last_observed": show(panel.times[end - 1]), "series": {}}
         for name, part in table.groupby("unique_id", sort=False):
             row["ds"] = [show(stamp) for stamp in part["ds"].to_numpy()]
             kept = ("forecast", "lo_80", "hi_80", "lo_95", "hi_95")

@@ -152,6 +152,8 @@ def predict(
     """Use a model on new files. Run it again: what is done already stays, what is missing is done."""
     if growing:
         return _follow(model, inputs, out, idle, root)
+    if idle is not None:
+        raise BadRequest("--idle says when to stop following; give it with --follow")
     from ..predict import predict as run_batch
 
     with show.progress(quiet=as_json) as tick:
@@ -164,6 +166,8 @@ def _follow(model: str, inputs: list[str], out: str, idle: float | None, root: P
 
     if len(inputs) != 1 or "://" in out:
         raise BadRequest(f"--follow takes one growing file (or -) and a folder of this machine; got {inputs} and {out}")
+    if idle is not None and not idle >= 0:
+        raise BadRequest(f"--idle takes seconds from 0 on, got {idle:g}")
     facts = follow(model, inputs[0], Path(out), root=root, idle=idle)
     return Answer(facts, lambda console: show.pairs(console, facts))
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from domains import load_task
 from domains.audio.data import write_wav
 from domains.following import Lines
+from pipelines.cli import run as cli
 from pipelines.follow import ROWS, follow
 from pipelines.runs import load_run
 from pipelines.sink import FolderSink
@@ -38,6 +39,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "simulated": {"speakers": 4, "takes": 3, "words": 3}, "cnn_epochs": 0, "chunk_s": 0.4, "whole_s": 0.5,
     },
 }  # fmt: skip
+
+
+TABLES = ["timeseries/forecast", "timeseries/detect"]  # rows with a clock
 
 
 @given(st.lists(st.binary(max_size=9).filter(lambda b: b"\n" not in b and b"\r" not in b and b.strip()), max_size=9),
@@ -70,7 +74,9 @@ def a_source(task: str, run: Path, folder: Path) -> Path:
     else:
         wave = np.sin(np.arange(700) / 5) + 0.1 * np.random.default_rng(1).standard_normal(700)
         wave[[400, 401, 600]] += 4
-        table = pd.DataFrame({"time": pd.date_range("2024-01-01", periods=700, freq="h"), "value": wave})
+        label = np.isin(np.arange(700), [400, 401, 600]).astype(int)  # the answer, which is not to be watched
+        stamps = pd.date_range("2024-01-01", periods=700, freq="h")
+        table = pd.DataFrame({"time": stamps, "value": wave, "label": label})
     table.to_csv(folder / "x.csv", index=False)
     return folder / "x.csv"
 
@@ -118,6 +124,7 @@ def test_following_equals_the_batch_however_the_bytes_come(run: tuple[str, Path]
             assert len(rows) == len(late) == 610
             np.testing.assert_allclose([r["score"] for r in rows], [r["score"] for r in late], rtol=1e-4, atol=1e-5)
             assert [r["alarm"] for r in rows] == [r["alarm"] for r in late]
+            assert [r["time"] for r in rows] == [r["time"] for r in late]
             assert sum(r["alarm"] for r in rows) >= 1
         else:
             full = [r for r in expected if r["end"] - r["start"] > 0.4 - 1e-6]
@@ -150,6 +157,100 @@ def test_a_stopped_following_goes_on_behind_its_rows(run: tuple[str, Path], tmp_
     assert (out / ROWS).read_bytes() == (tmp_path / "straight" / ROWS).read_bytes()
     with pytest.raises(BadRequest, match="another model or source"):
         follow(folder, str(source), out, idle=0.0)
+
+
+def spoiled(lines: list[str], row: int, how: str) -> list[str]:
+    """The lines with one of them (its place, the head is 0) made unreadable, or its clock set back."""
+    cells = lines[row].split(",")
+    bad = {
+        "value": ",".join([cells[0], "oops", *cells[2:]]),
+        "stamp": ",".join(["yesterday", *cells[1:]]),
+        "long": lines[row] + ",7,8",
+        "back": ",".join([lines[row - 3].split(",")[0], *cells[1:]]),
+        "twice": ",".join([lines[row - 1].split(",")[0], *cells[1:]]),
+    }
+    return [*lines[:row], bad[how], *lines[row + 1 :]]
+
+
+@pytest.mark.parametrize("run", TABLES, indirect=True)
+@pytest.mark.parametrize("how", ["value", "stamp", "long", "back", "twice"])
+def test_rows_before_a_bad_one_are_told_and_its_own_row_is_named(
+    run: tuple[str, Path], tmp_path: Path, how: str
+) -> None:
+    task, folder = run
+    lines = a_source(task, folder, tmp_path).read_text().splitlines()
+    first, row = (24, 30) if task == "timeseries/forecast" else (90, 120)
+    source = tmp_path / "spoiled.csv"
+    source.write_text("\n".join(spoiled(lines, row, how)) + "\n")
+    with pytest.raises(BadInput, match=rf"(row|line) {row + 1}\b"):
+        follow(folder, str(source), tmp_path / "out", idle=0.0)
+    assert len((tmp_path / "out" / ROWS).read_text().splitlines()) == row - 1 - first + (task == "timeseries/forecast")
+    source.write_text("\n".join(lines) + "\n")  # mended
+    follow(folder, str(source), tmp_path / "out", idle=0.0)
+    follow(folder, str(tmp_path / "x.csv"), tmp_path / "straight", idle=0.0)
+    assert (tmp_path / "out" / ROWS).read_bytes() == (tmp_path / "straight" / ROWS).read_bytes()
+
+
+@pytest.mark.parametrize("run", TABLES, indirect=True)
+def test_a_clock_that_goes_back_early_is_refused_too(run: tuple[str, Path], tmp_path: Path) -> None:
+    task, folder = run
+    lines = a_source(task, folder, tmp_path).read_text().splitlines()
+    source = tmp_path / "spoiled.csv"
+    source.write_text("\n".join(spoiled(lines, 9, "back")) + "\n")
+    with pytest.raises(BadInput, match="row 10"):
+        follow(folder, str(source), tmp_path / "out", idle=0.0)
+
+
+@pytest.mark.parametrize("run", ["timeseries/detect"], indirect=True)
+def test_rows_without_a_clock_are_numbered_as_in_the_batch(run: tuple[str, Path], tmp_path: Path) -> None:
+    task, folder = run
+    table = pd.read_csv(a_source(task, folder, tmp_path)).drop(columns="time")
+    table.to_csv(tmp_path / "bare.csv", index=False)
+    expected = [row["time"] for row in whole(task, folder, tmp_path / "bare.csv", tmp_path) if not row["probation"]]
+    trained, rows = load_run(folder), []
+    follower = trained.task.follow(trained.model.eval(), trained.fitted)
+    content = (tmp_path / "bare.csv").read_bytes()
+    for i in range(0, len(content), 500):
+        rows += list(follower.push(content[i : i + 500]))
+    assert [row["time"] for row in rows] == expected == list(range(90, 700))
+
+
+@pytest.mark.parametrize("run", ["timeseries/forecast"], indirect=True)
+def test_a_forecast_goes_on_through_an_outage(run: tuple[str, Path], tmp_path: Path) -> None:
+    task, folder = run
+    config = load_task(task).Config.model_validate(SMALL[task])
+    data = load_task(task)(config).open("simulated")
+    table = pd.DataFrame(data.values[:110], columns=list(data.names))
+    table.insert(0, "date", data.times[:110])
+    table.drop(index=range(40, 70)).to_csv(tmp_path / "outage.csv", index=False)
+    with (tmp_path / "outage.csv").open("a") as file:
+        file.write("2024-")  # still being written
+    facts = follow(folder, str(tmp_path / "outage.csv"), tmp_path / "out", idle=0.0)
+    rows = [json.loads(row) for row in (tmp_path / "out" / ROWS).read_text().splitlines()]
+    silent = [i for i, row in enumerate(rows) if "note" in row]
+    assert (facts["rows"], facts["waiting"]) == (57, "the last line has no end yet, and is not told")
+    assert silent == list(range(17, 17 + 11))  # until 12 of 24 steps are there
+    assert all(row["series"] == {} and row["note"].startswith("no forecast: ") for row in rows[17:28])
+    table.iloc[::3].to_csv(tmp_path / "sparse.csv", index=False)
+    with pytest.raises(BadInput, match="frequency"):  # at the first look-back, of which nothing was told yet
+        follow(folder, str(tmp_path / "sparse.csv"), tmp_path / "other", idle=0.0)
+
+
+@pytest.mark.parametrize("run", TABLES, indirect=True)
+def test_a_packed_file_cannot_be_followed(run: tuple[str, Path], tmp_path: Path) -> None:
+    task, folder = run
+    table = pd.read_csv(a_source(task, folder, tmp_path))
+    table.to_parquet(tmp_path / "x.parquet")
+    table.to_csv(tmp_path / "x.csv.gz")
+    for name, kind in (("x.parquet", "parquet"), ("x.csv.gz", "gzip")):
+        with pytest.raises(BadInput, match=f"a {kind} file"):
+            follow(folder, str(tmp_path / name), tmp_path / f"out-{kind}", idle=0.0)
+
+
+@pytest.mark.parametrize("more", [["--idle", "3"], ["--follow", "--idle", "-1"]])
+def test_idle_goes_with_following_and_takes_seconds(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(["predict", "runs/none", "x.csv", "--out", "nowhere", *more]) == 2
+    assert "--idle" in capsys.readouterr().err
 
 
 def test_a_pipe_is_followed_to_its_end(run: tuple[str, Path], tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def rows_of(
     """Stamps, values and names of the watched columns of a table, and the table. Raises BadInput."""
     frame = read_table(raw, source, ReadOptions(separator=options.separator))
     times = _times(frame, source, options)
-    at = _time_column(frame, source, options)
+    at = time_column(frame, source, options)
     columns = options.columns or tuple(
         c for c in frame.columns if c not in (at, options.label) and pd.api.types.is_numeric_dtype(frame[c])
     )
@@ -68,7 +68,7 @@ def parse_record(raw: bytes, name: str, source: str, options: DetectOptions, win
     return Record(name, times, values, columns, found, train, known)
 
 
-def _time_column(frame: pd.DataFrame, source: str, options: DetectOptions) -> str | None:
+def time_column(frame: pd.DataFrame, source: str, options: DetectOptions) -> str | None:
     if options.time == "none":
         return None
     if options.time != "auto":
@@ -80,7 +80,7 @@ def _time_column(frame: pd.DataFrame, source: str, options: DetectOptions) -> st
 
 def _times(frame: pd.DataFrame, source: str, options: DetectOptions) -> Shaped[np.ndarray, "T"]:
     """Stamps that never go back; steps are numbered where there is no time column."""
-    column = _time_column(frame, source, options)
+    column = time_column(frame, source, options)
     if column is None:
         return np.arange(len(frame))
     times = as_stamps(frame[column], source, options.time_format)
