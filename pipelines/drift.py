@@ -171,7 +171,7 @@ def _untested(rows: int, unit: str) -> str:
     if not rows:
         return "the model's backbone was shown nothing of these inputs"
     if rows < LEAST:
-        return f"{rows} {unit}s are too few to test; {LEAST} are needed"
+        return f"{rows} {unit}(s) are too few to test; {LEAST} are needed"
     return f"fewer than {LEAST} of {rows} {unit}s hold numbers throughout; {LEAST} are needed"
 
 

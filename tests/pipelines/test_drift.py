@@ -257,7 +257,7 @@ def test_a_model_that_answers_without_its_backbone_is_held_to_it_all_the_same(tm
     assert few is not None
     assert (same["rows"], same["alarm"]) == (60, False)
     assert (moved["rows"], moved["alarm"]) == (60, True)
-    assert (few["alarm"], few["why"]) == (None, "9 items are too few to test; 16 are needed")
+    assert (few["alarm"], few["why"]) == (None, "9 item(s) are too few to test; 16 are needed")
     (tmp_path / "few" / "few" / FEATURES).unlink()
     told = batch_drift(run, [tmp_path / "few" / "few"])
     assert told is not None
