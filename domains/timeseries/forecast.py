@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from domains.following import Follower
-from domains.task import PARTS, Audit, Batch, Evidence, Fitted, MetricFact, Part, Portable, Sink, Split
+from domains.task import Audit, Batch, Evidence, Fitted, MetricFact, Part, Portable, Sink, Split
 from shared_backbones.presets import Preset
 
 from .baselines import all_baselines, require_statsforecast
@@ -32,6 +32,9 @@ from .windows import Windows, windows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+LATER: tuple[Part, ...] = ("val", "test")
 
 
 class Forecast:
@@ -116,7 +119,9 @@ class Forecast:
         with torch.no_grad():
             if model.options.skip != "none":
                 model.gate.fill_(smallest_share(share_losses(model, val, self.config.loss)))
-        intervals = conformal(forecasts_of(model), val, fitted, self._windows(data, split, "train").origins)
+        intervals = conformal(
+            forecasts_of(model), val, fitted, origins(split.parts["train"], val.lookback, val.horizon)
+        )
         with torch.no_grad():
             model.offsets.copy_(torch.from_numpy(intervals.offsets))
             model.power.fill_(intervals.power)
@@ -145,7 +150,7 @@ class Forecast:
         from .hierarchy import tables
 
         assert isinstance(model, Forecaster)
-        parts = {part: self._windows(data, split, part) for part in PARTS}
+        parts = {part: self._windows(data, split, part) for part in LATER}
         return tables(forecasts_of(model), intervals_of(model), data, fitted, parts, split.parts["train"])
 
     def figures(

@@ -20,6 +20,7 @@ from .data import Panel
 from .fitting import seasonal_error
 from .intervals import Intervals
 from .scoring import Forecast, answers, conformal, statistics, targets, winkler
+from .splits import origins
 from .windows import Windows
 
 MOST_ROWS = 200_000  # of the table by step; a panel of more has the table by series alone
@@ -151,7 +152,7 @@ def tables(
 ) -> dict[str, list[dict[str, Any]]]:
     """Tables of the test part: by series, by series and step, and of the declared groups and all.
 
-    parts: the windows of each part; train: the training steps.
+    parts: the windows of "val" and "test"; train: the training steps.
     """
     named = [("series", name) for name in panel.names]
     found = [rows_of(named, by_step(forecast, intervals, parts["test"], fitted))]
@@ -161,7 +162,7 @@ def tables(
         own = fit_sums(panel, train, matrix, fitted)
         run = from_below(forecast, matrix, fitted, own)
         val, test = summed(parts["val"], matrix), summed(parts["test"], matrix)
-        reached = conformal(run, val, own, parts["train"].origins)
+        reached = conformal(run, val, own, origins(train, val.lookback, val.horizon))
         found.append(rows_of(list(groups), by_step(run, reached, test, own)))
     whole, steps = ([row for part in found for row in part[i]] for i in (0, 1))
     return {"scores by series": whole} | ({"scores by step": steps} if len(steps) <= MOST_ROWS else {})

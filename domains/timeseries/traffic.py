@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from domains.task import PARTS, Evidence, Fitted, Manifest, MetricFact, Sink, Split
+from domains.task import Evidence, Fitted, Manifest, MetricFact, Sink, Split
 from shared_backbones.errors import BadInput
 
 from .baselines import part_windows
@@ -29,6 +29,7 @@ from .sensors.baselines import historical_average, weekly_table
 from .sensors.config import TrafficConfig
 from .sensors.data import SensorPanel, parse_adjacency
 from .sensors.simulate import simulated_road
+from .splits import origins
 from .tables import ReadOptions, named_file, read_bytes
 
 if TYPE_CHECKING:
@@ -100,8 +101,8 @@ class Traffic(Forecast):
     def baselines(self, data: Panel, split: Split, fitted: Fitted) -> Mapping[str, Evidence]:
         """Persistence (repeat-last), seasonal naive, window ridge, and the average of each hour of the week."""
         average = historical_average(data, split, fitted)
-        train, val, test = (part_windows(data, split, fitted, part) for part in PARTS)
-        intervals = conformal(average, val, fitted, train.origins)
+        test, val = (part_windows(data, split, fitted, part) for part in ("test", "val"))
+        intervals = conformal(average, val, fitted, origins(split.parts["train"], val.lookback, val.horizon))
         found = dict(super().baselines(data, split, fitted))
         return {**found, "historical_average": score(average, intervals, test, fitted)}
 

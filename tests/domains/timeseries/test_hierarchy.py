@@ -37,7 +37,7 @@ def setting(tmp_path: Path) -> tuple[Any, ...]:
     def run(batch: Any) -> np.ndarray:
         return repeat_last(*scaled_past(batch, fitted), 12)
 
-    parts = {part: part_windows(panel, split, fitted, part) for part in ("train", "val", "test")}
+    parts = {part: part_windows(panel, split, fitted, part) for part in ("val", "test")}
     fixed = Intervals(np.linspace(-1, 1, 5)[:, None, None] * np.linspace(0.1, 1, 12)[:, None] * np.ones((1, 12, 3)))
     return panel, split, fitted, run, fixed, parts
 
