@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 
 PRESETS = ("itransformer", "patch_tst")
-MEANT = ("mse", "mae", "samples_per_second")  # over seeds
+SPEED = "samples_per_second"
+MEANT = ("mse", "mae", SPEED)  # over seeds
 
 
 def own(ask: dict[str, Any]) -> dict[str, Any]:
@@ -139,15 +140,15 @@ def main() -> None:
                         print(f"{name} {who}, seed {seed}: {_told(row)}", flush=True)
             mean = {who: {k: np.mean([row[k] for row in rows]) for k in MEANT} for who, rows in found.items()}
             for who, row in mean.items():
-                print(f"{name} {who}, mean: MSE {row['mse']:.4f} MAE {row['mae']:.4f}, {row[MEANT[2]]:.0f} samples/s")
+                print(f"{name} {who}, mean: MSE {row['mse']:.4f} MAE {row['mae']:.4f}, {row[SPEED]:.0f} samples/s")
             if a.peer:
-                ratio = mean["Cambium"][MEANT[2]] / mean["neuralforecast"][MEANT[2]]
+                ratio = mean["Cambium"][SPEED] / mean["neuralforecast"][SPEED]
                 print(f"{name}: {ratio:.2f} times the peer's samples per second", flush=True)
 
 
 def _told(row: dict[str, Any]) -> str:
     return (
-        f"MSE {row['mse']:.4f} MAE {row['mae']:.4f} over {row['windows']} windows, {row[MEANT[2]]:.0f} samples/s "
+        f"MSE {row['mse']:.4f} MAE {row['mae']:.4f} over {row['windows']} windows, {row[SPEED]:.0f} samples/s "
         f"over {row['steps']} steps, {row['parameters']:,} parameters, {row['versions']}"
     )
 
