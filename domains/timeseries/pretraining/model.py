@@ -14,10 +14,9 @@ from domains.task import Batch, Fitted
 from shared_backbones.errors import unknown
 from shared_backbones.presets import Preset
 
+from ..intervals import LEAST_SPREAD
 from ..model import head_options
 from ..segments import SegmentResidual
-
-_EPSILON = 1e-5
 
 
 class Pretrained(nn.Module):
@@ -32,12 +31,17 @@ class Pretrained(nn.Module):
         self.residual = SegmentResidual(preset, self.lookback, self.horizon)
 
     def standardised(self, batch: Batch) -> tuple[Float[Tensor, "B n"], Float[Tensor, "B 1"], Float[Tensor, "B 1"]]:
-        """Windows less the mean of their look-back over its deviation, 0 where missing; mean and deviation."""
+        """Windows less the mean of their look-back over its deviation, 0 where missing; mean and deviation.
+
+        The deviation is taken as LEAST_SPREAD at least: the step after a still look-back (a pegged rate) would else be
+        hundreds of deviations away and be all that the loss sees.
+        """
         x, seen = batch["x"], batch["seen"]
         back, known = x[:, : self.lookback], seen[:, : self.lookback]
         count = known.sum(1, keepdim=True).clamp_min(1)
         mean = back.masked_fill(~known, 0.0).sum(1, keepdim=True) / count
-        scale = (((back - mean).masked_fill(~known, 0.0) ** 2).sum(1, keepdim=True) / count + _EPSILON).sqrt()
+        variance = ((back - mean).masked_fill(~known, 0.0) ** 2).sum(1, keepdim=True) / count
+        scale = variance.sqrt().clamp_min(LEAST_SPREAD)
         return ((x - mean) / scale).masked_fill(~seen, 0.0), mean, scale
 
     def next_segments(self, batch: Batch) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"], Bool[Tensor, "B L"]]:

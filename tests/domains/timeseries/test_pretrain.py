@@ -13,7 +13,7 @@ from domains.checks import _Folder
 from domains.timeseries.components import ComponentResidual, PromptPool, decomposed, freeze
 from domains.timeseries.pretrain import Pretrain
 from domains.timeseries.pretraining.mixture import PretrainConfig, own_parts
-from domains.timeseries.pretraining.model import told_by
+from domains.timeseries.pretraining.model import Pretrained, told_by
 from domains.timeseries.segments import Hierarchy, SegmentResidual
 from shared_backbones.errors import BadInput, BadRequest
 from shared_backbones.layout import Layout
@@ -91,6 +91,18 @@ def test_a_longer_rollout_begins_like_a_shorter_one_and_reads_its_own_answers() 
     first = net.following(whole)[:, -1]
     torch.testing.assert_close(long[:, :8], first)
     torch.testing.assert_close(long[:, 8:16], net.following(torch.cat([x, first], 1)[:, 13:])[:, -1])
+
+
+def test_a_still_look_back_is_not_all_that_the_loss_sees() -> None:
+    net = Pretrained({"lookback": 32, "horizon": 8}, preset()).eval()
+    x = torch.randn(2, 40)
+    x[0, :32] = 0.7  # a pegged rate that is let go by a fifth of its deviation
+    x[0, 32:] = 0.9
+    batch = {"x": x, "seen": torch.ones(2, 40, dtype=torch.bool)}
+    z, mean, scale = net.standardised(batch)
+    torch.testing.assert_close(z * scale + mean, x)
+    assert z.abs().max() < 10
+    torch.testing.assert_close(z[1, :32].std(unbiased=False), torch.tensor(1.0))
 
 
 def test_tables_of_other_lengths_and_steps_are_one_source(two: str) -> None:
