@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 
 from shared_backbones.errors import BadInput, BadRequest
 
+from .inputs import read_as_trained
 from .ledger import owned
 from .store import write_json
 
@@ -117,8 +118,9 @@ def follow(
                 for content in pieces(source, every, idle):
                     rows: list[Any] = []
                     try:
-                        for row in follower.push(content):
-                            rows.append(row)
+                        with read_as_trained():
+                            for row in follower.push(content):
+                                rows.append(row)
                     finally:  # rows before one that is refused are told all the same
                         new = rows[max(0, there - count) :]
                         count += len(rows)

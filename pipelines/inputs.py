@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from domains.public import sha256_of
+from shared_backbones.errors import BadInput
 
 from . import remote
 from .remote import is_remote
+
+
+@contextmanager
+def read_as_trained() -> Iterator[None]:
+    """Readers advise options of training; where a finished run reads a file, the refusal says whose these are."""
+    try:
+        yield
+    except BadInput as error:
+        if "--set " not in str(error):
+            raise
+        raise BadInput(f"{error} (a run reads as it was trained to: --set is for `cambium train`)") from error
 
 
 def _sidecars(path: Path, beside: Sequence[Path]) -> list[Path]:

@@ -21,7 +21,7 @@ from domains.public import sha256_of
 from shared_backbones.errors import BadInput, BadRequest, CambiumError
 
 from . import engines, ledger, remote
-from .inputs import input_digests
+from .inputs import input_digests, read_as_trained
 from .ledger import LEDGER, Row
 from .lineage import CARD, of_model
 from .remote import fetched, is_remote, mirror, push
@@ -150,7 +150,8 @@ def _predict_one(
                 if split > 1:
                     shared = partial(_fan_out, of=split, sample=sample, job=job, source=source)
                     sink.fan_out = partial(shared, model=model, out=out, key=sink.key)
-                facts = trained.task.predict(trained.model, trained.fitted, source, sink)
+                with read_as_trained():
+                    facts = trained.task.predict(trained.model, trained.fitted, source, sink)
             with sink.file(CARD) as path:
                 path.write_text(json.dumps({"input": job.source, "input_sha256": job.sha256, **origin}, indent=2))
             if reference is not None and sample.kept is not None:

@@ -23,6 +23,7 @@ from domains.audio.data import write_wav
 from domains.following import Lines
 from pipelines.cli import run as cli
 from pipelines.follow import ROWS, follow
+from pipelines.predict import predict
 from pipelines.runs import load_run
 from pipelines.sink import FolderSink
 from shared_backbones.errors import BadInput, BadRequest
@@ -199,6 +200,17 @@ def test_a_clock_that_goes_back_early_is_refused_too(run: tuple[str, Path], tmp_
     source.write_text("\n".join(spoiled(lines, 9, "back")) + "\n")
     with pytest.raises(BadInput, match="row 10"):
         follow(folder, str(source), tmp_path / "out", idle=0.0)
+
+
+@pytest.mark.parametrize("run", ["timeseries/forecast"], indirect=True)
+def test_advice_that_only_training_can_take_says_so(run: tuple[str, Path], tmp_path: Path) -> None:
+    task, folder = run
+    source = a_source(task, folder, tmp_path)
+    source.write_text(source.read_text().replace(",", ";"))
+    for answer in (lambda: predict(folder, [str(source)], tmp_path / "out"),
+                   lambda: follow(folder, str(source), tmp_path / "rows", idle=0.0)):  # fmt: skip
+        with pytest.raises(BadInput, match=r"--set separator=';'.*\(a run reads as it was trained to: --set is for"):
+            answer()
 
 
 @pytest.mark.parametrize("run", ["timeseries/detect"], indirect=True)
