@@ -27,7 +27,7 @@ from .predicting import forecast_file
 from .ridge import zscored
 from .scoring import FACTS, by_series, conformal, metrics, score
 from .seasons import closed_form
-from .splits import audits, chronological, origins
+from .splits import audits, chronological, draws, origins
 from .windows import Windows, windows
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class Forecast:
         return chronological(data, self._protocol(data), self.config.lookback, self.config.horizon)
 
     def audit(self, data: Panel, split: Split) -> list[Audit]:
-        return audits(data, split, self.config.lookback, self.config.horizon)
+        lookback, horizon = self.config.lookback, self.config.horizon
+        return [*audits(data, split, lookback, horizon), draws(split, horizon)]
 
     def poison(self, data: Panel, split: Split) -> Panel:
         """The panel with 1e9 in every series and covariate from the first test step on."""

@@ -101,6 +101,16 @@ def units(windows: Int[np.ndarray, "n"], lookback: int, horizon: int) -> Int[np.
     return (windows - windows[0]) // (lookback + horizon) if len(windows) else windows
 
 
+def draws(split: Split, horizon: int) -> Audit:
+    """How many horizons the errors span that intervals are made of: windows that overlap are no further draws."""
+    count = round((len(split.parts["train"]) + len(split.parts["val"])) / horizon, 1)
+    return Audit(
+        "horizons in training and validation", count, None,
+        "about so many independent errors intervals of the farthest step rest on, more where errors fade sooner; of "
+        "simulated random walks 80 % intervals held 81 % with 50, 76 % with 14 and 67 % with 7",
+    )  # fmt: skip
+
+
 def audits(panel: Panel, split: Split, lookback: int, horizon: int) -> list[Audit]:
     """Does any target or statistic of one part reach into another?"""
     shared = sum(

@@ -96,5 +96,9 @@ def test_the_audit_of_a_split(tmp_path: Path) -> None:
     audits = {audit.name: audit for audit in chosen.audit(panel, chosen.split(panel))}
     assert all(audit.passed is not False for audit in audits.values())
     split = chosen.split(panel)
+    before_test = len(panel.times) - len(split.parts["test"])
+    draws = audits["horizons in training and validation"]
+    assert draws.passed is None
+    assert draws.value == pytest.approx(before_test / chosen.config.horizon, abs=0.05)
     leaking = type(split)(split.protocol, {**split.parts, "val": split.parts["val"] - 5})
     assert not chosen.audit(panel, leaking)[0].passed
