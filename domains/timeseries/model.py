@@ -29,6 +29,7 @@ from .residuals import RESIDUALS
 from .windows import to_device
 
 _EPSILON = 1e-5
+PIECE = 512  # series at once on a CPU: activations of more fall out of its caches, at 1.4 to 1.9 times the seconds
 LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
 
 
@@ -205,12 +206,15 @@ def forecasts_of(model: Forecaster) -> Callable[[Batch], Float[np.ndarray, "B H 
     """The model as a function of batches on the CPU, z-scored arrays out; evaluation mode, no gradients."""
 
     def run(batch: Batch) -> Float[np.ndarray, "B H V"]:
-        was = model.training
+        was, device = model.training, model.mean.device
+        windows, _, series = batch["past"].shape
+        size = max(1, PIECE // series if device.type == "cpu" else windows)
         model.eval()
         with torch.inference_mode():
-            out = model(to_device(batch, model.mean.device)).double().cpu().numpy()
+            pieces = ({k: v[i : i + size] for k, v in batch.items()} for i in range(0, windows, size))
+            out = [model(to_device(piece, device)).double().cpu().numpy() for piece in pieces]
         model.train(was)
-        return np.asarray(out)
+        return np.concatenate(out)
 
     return run
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from domains.timeseries import model as model_module
 from domains.timeseries.baselines import part_windows, repeat_last
 from domains.timeseries.config import LEVELS
 from domains.timeseries.dropping import QuickDropout, quick, unmasked
@@ -110,6 +111,20 @@ def test_a_forecast_follows_the_files_own_errors(tmp_path: Path) -> None:
     spread = spread_of(*scaled_past(source.batch([0]), fitted))[0]
     upper = got["hi_80"].to_numpy().reshape(3, 12) - got["forecast"].to_numpy().reshape(3, 12)
     assert np.allclose(upper.T / np.array(fitted["std"]), want[3] * spread**intervals.power, rtol=1e-3)
+
+
+def test_forecasts_in_pieces_are_those_of_all_windows_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, panel, split, fitted, model = ready(tmp_path, "itransformer")
+    nn.init.normal_(model.skip.weight, std=0.1)
+    batch = chosen.items(panel, split, fitted, "val").batch(range(11))
+    whole = model.eval()(batch).detach().numpy()
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0]["past"])))
+    for piece, expected in ((12, [4, 4, 3]), (1, [1] * 11), (10_000, [11])):  # of three series each
+        monkeypatch.setattr(model_module, "PIECE", piece)
+        sizes.clear()
+        assert np.allclose(forecasts_of(model)(batch), whole, atol=1e-5)
+        assert sizes == expected
 
 
 def test_quick_dropout_drops_its_share_and_keeps_the_mean() -> None:
