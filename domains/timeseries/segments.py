@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -18,6 +19,24 @@ from shared_backbones.backbone import Backbone, BackboneSpec, Tokens
 from shared_backbones.errors import BadRequest
 from shared_backbones.layout import Layout
 from shared_backbones.presets import Preset
+
+from .intervals import LEAST_SPREAD
+
+
+def standardised(
+    x: Float[Tensor, "B n"], seen: Bool[Tensor, "B n"], lookback: int
+) -> tuple[Float[Tensor, "B n"], Float[Tensor, "B 1"], Float[Tensor, "B 1"]]:
+    """Windows less the mean of their look-back over its deviation, 0 where missing; mean and deviation.
+
+    The deviation is taken as LEAST_SPREAD at least: the step after a still look-back (a pegged rate) would else be
+    hundreds of deviations away and be all that the loss sees.
+    """
+    back, known = x[:, :lookback], seen[:, :lookback]
+    count = known.sum(1, keepdim=True).clamp_min(1)
+    mean = back.masked_fill(~known, 0.0).sum(1, keepdim=True) / count
+    variance = ((back - mean).masked_fill(~known, 0.0) ** 2).sum(1, keepdim=True) / count
+    scale = variance.sqrt().clamp_min(LEAST_SPREAD)
+    return ((x - mean) / scale).masked_fill(~seen, 0.0), mean, scale
 
 
 class Hierarchy(nn.Module):
@@ -55,13 +74,20 @@ class Hierarchy(nn.Module):
             left = left - torch.cat([torch.zeros_like(mine[:, :1]), mine[:, :-1]], 1)
         return told
 
-    def rollout(self, x: Float[Tensor, "B L"], steps: int) -> Float[Tensor, "B H"]:
-        """The next ``steps`` steps: the last segment's successor, again and again, the look-back moving along."""
-        length = x.shape[1] // self.segment * self.segment
+    def rollout(self, x: Float[Tensor, "B L"], seen: Bool[Tensor, "B L"], steps: int) -> Float[Tensor, "B H"]:
+        """The next ``steps`` steps: the last segment's successor, again and again, the look-back moving along.
+
+        Every look-back is standardised by itself, as those of training were: with the scale of the first one, answers
+        lead away from what was ever seen, and grow.
+        """
+        lookback = x.shape[1]
+        first = lookback % self.segment  # of the whole segments
         found: list[Tensor] = []
         for _ in range(math.ceil(steps / self.segment)):
-            found.append(self.following(x[:, x.shape[1] - length :])[:, -1])
+            z, mean, scale = standardised(x[:, -lookback:], seen[:, -lookback:], lookback)
+            found.append(self.following(z[:, first:])[:, -1] * scale + mean)
             x = torch.cat([x, found[-1]], 1)
+            seen = F.pad(seen, (0, self.segment), value=True)
         return torch.cat(found, 1)[:, :steps]
 
     def start_at_zero(self) -> None:
@@ -82,7 +108,7 @@ def no_covariates(preset: Preset, context: int, ahead: int, static: int) -> None
 
 
 class SegmentResidual(Hierarchy):
-    """Normalised look-backs -> corrections (B, H, V), series by series, by rolling out."""
+    """Look-backs, 0 where missing -> corrections (B, H, V), series by series, by rolling out."""
 
     def __init__(
         self, preset: Preset, lookback: int, horizon: int, *, context: int = 0, ahead: int = 0, static: int = 0,
@@ -102,4 +128,5 @@ class SegmentResidual(Hierarchy):
 
     def forward(self, x: Float[Tensor, "B L V"], mask: Bool[Tensor, "B L V"], *rest: Any) -> Float[Tensor, "B H V"]:
         items, _, series = x.shape
-        return self.rollout(x.mT.flatten(0, 1), self.horizon).unflatten(0, (items, series)).mT
+        each, seen = (t.mT.flatten(0, 1) for t in (x, mask))
+        return self.rollout(each, seen, self.horizon).unflatten(0, (items, series)).mT

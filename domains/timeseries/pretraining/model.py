@@ -14,9 +14,8 @@ from domains.task import Batch, Fitted
 from shared_backbones.errors import unknown
 from shared_backbones.presets import Preset
 
-from ..intervals import LEAST_SPREAD
 from ..model import head_options
-from ..segments import SegmentResidual
+from ..segments import SegmentResidual, standardised
 
 
 class Pretrained(nn.Module):
@@ -30,23 +29,9 @@ class Pretrained(nn.Module):
         self.lookback, self.horizon = int(fitted["lookback"]), int(fitted["horizon"])
         self.residual = SegmentResidual(preset, self.lookback, self.horizon)
 
-    def standardised(self, batch: Batch) -> tuple[Float[Tensor, "B n"], Float[Tensor, "B 1"], Float[Tensor, "B 1"]]:
-        """Windows less the mean of their look-back over its deviation, 0 where missing; mean and deviation.
-
-        The deviation is taken as LEAST_SPREAD at least: the step after a still look-back (a pegged rate) would else be
-        hundreds of deviations away and be all that the loss sees.
-        """
-        x, seen = batch["x"], batch["seen"]
-        back, known = x[:, : self.lookback], seen[:, : self.lookback]
-        count = known.sum(1, keepdim=True).clamp_min(1)
-        mean = back.masked_fill(~known, 0.0).sum(1, keepdim=True) / count
-        variance = ((back - mean).masked_fill(~known, 0.0) ** 2).sum(1, keepdim=True) / count
-        scale = variance.sqrt().clamp_min(LEAST_SPREAD)
-        return ((x - mean) / scale).masked_fill(~seen, 0.0), mean, scale
-
     def next_segments(self, batch: Batch) -> tuple[Float[Tensor, "B L"], Float[Tensor, "B L"], Bool[Tensor, "B L"]]:
         """What is told to follow each whole segment of the look-back, what did, and where that is known."""
-        z, _, _ = self.standardised(batch)
+        z, _, _ = standardised(batch["x"], batch["seen"], self.lookback)
         segment = self.residual.segment
         short = max(0, self.lookback + segment - z.shape[1])
         z, seen = (F.pad(t, (0, short)) for t in (z, batch["seen"]))
@@ -58,9 +43,8 @@ class Pretrained(nn.Module):
 
     def forward(self, batch: Batch, steps: int | None = None) -> Float[Tensor, "B H"]:
         """The next ``steps`` (default: the horizon) steps, in the units of the batch."""
-        z, mean, scale = self.standardised(batch)
-        told = self.residual.rollout(z[:, : self.lookback], self.horizon if steps is None else steps)
-        return told * scale + mean
+        x, seen = (batch[name][:, : self.lookback] for name in ("x", "seen"))
+        return self.residual.rollout(x, seen, self.horizon if steps is None else steps)
 
 
 def told_by(model: Pretrained, batch: Batch, steps: int) -> Float[Tensor, "B H"]:

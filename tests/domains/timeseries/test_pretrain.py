@@ -13,8 +13,8 @@ from domains.checks import _Folder
 from domains.timeseries.components import ComponentResidual, PromptPool, decomposed, freeze
 from domains.timeseries.pretrain import Pretrain
 from domains.timeseries.pretraining.mixture import PretrainConfig, own_parts
-from domains.timeseries.pretraining.model import Pretrained, told_by
-from domains.timeseries.segments import Hierarchy, SegmentResidual
+from domains.timeseries.pretraining.model import told_by
+from domains.timeseries.segments import Hierarchy, SegmentResidual, standardised
 from shared_backbones.errors import BadInput, BadRequest
 from shared_backbones.layout import Layout
 from shared_backbones.presets import Preset, parse_preset
@@ -84,22 +84,35 @@ def test_a_longer_rollout_begins_like_a_shorter_one_and_reads_its_own_answers() 
     torch.manual_seed(0)
     net = Hierarchy(preset(), 8, (4, 1)).eval()
     x = torch.randn(3, 29)  # not of whole segments: the newest ones count
-    long = net.rollout(x, 30)
+    seen = torch.rand(3, 29) > 0.2
+    x = 5 * x.masked_fill(~seen, 0.0) + 3
+    long = net.rollout(x, seen, 30)
     assert long.shape == (3, 30)
-    torch.testing.assert_close(net.rollout(x, 11), long[:, :11])
-    whole = x[:, 5:]
-    first = net.following(whole)[:, -1]
-    torch.testing.assert_close(long[:, :8], first)
-    torch.testing.assert_close(long[:, 8:16], net.following(torch.cat([x, first], 1)[:, 13:])[:, -1])
+    torch.testing.assert_close(net.rollout(x, seen, 11), long[:, :11])
+    for i in range(3):  # by hand: every look-back of 29 steps is standardised by what was seen of it
+        back, known = x[i], seen[i]
+        for start in (0, 8, 16):
+            mean, scale = back[known].mean(), back[known].std(correction=0)
+            z = torch.where(known, (back - mean) / scale, 0.0)[None, 5:]
+            told = net.following(z)[0, -1] * scale + mean
+            torch.testing.assert_close(long[i, start : start + 8], told, atol=1e-4, rtol=1e-4)
+            back, known = torch.cat([back[8:], told]), torch.cat([known[8:], torch.ones(8, dtype=torch.bool)])
+
+
+def test_a_rollout_moves_with_level_and_scale() -> None:
+    torch.manual_seed(0)
+    net = Hierarchy(preset(), 8, (4, 1)).eval()
+    x, seen = torch.randn(2, 32), torch.ones(2, 32, dtype=torch.bool)
+    torch.testing.assert_close(
+        net.rollout(100 * x - 7, seen, 40), 100 * net.rollout(x, seen, 40) - 7, rtol=1e-3, atol=0.1
+    )
 
 
 def test_a_still_look_back_is_not_all_that_the_loss_sees() -> None:
-    net = Pretrained({"lookback": 32, "horizon": 8}, preset()).eval()
     x = torch.randn(2, 40)
     x[0, :32] = 0.7  # a pegged rate that is let go by a fifth of its deviation
     x[0, 32:] = 0.9
-    batch = {"x": x, "seen": torch.ones(2, 40, dtype=torch.bool)}
-    z, mean, scale = net.standardised(batch)
+    z, mean, scale = standardised(x, torch.ones(2, 40, dtype=torch.bool), 32)
     torch.testing.assert_close(z * scale + mean, x)
     assert z.abs().max() < 10
     torch.testing.assert_close(z[1, :32].std(unbiased=False), torch.tensor(1.0))
