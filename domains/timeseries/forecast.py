@@ -25,7 +25,7 @@ from .opening import open_source
 from .panels import with_room, without_few
 from .predicting import forecast_file
 from .ridge import zscored
-from .scoring import FACTS, by_series, conformal, metrics, score
+from .scoring import FACTS, Scored, by_series, conformal, metrics, score
 from .seasons import closed_form
 from .splits import audits, chronological, draws, origins
 from .windows import Windows, windows
@@ -131,7 +131,7 @@ class Forecast:
     def evidence(self, model: nn.Module, data: Panel, split: Split, fitted: Fitted, part: Part) -> Evidence:
         """All windows of a part, scored in chunks; rows are blocks of look-back + horizon neighbouring windows."""
         assert isinstance(model, Forecaster)
-        return score(forecasts_of(model), intervals_of(model), self._windows(data, split, part), fitted)
+        return score(forecasts_of(model), intervals_of(model), self._windows(data, split, part), fitted, by_step=True)
 
     def baselines(self, data: Panel, split: Split, fitted: Fitted) -> Mapping[str, Evidence]:
         """Naive ones, DLinear and the window ridge on the test part, statistical methods on a few of its windows."""
@@ -150,9 +150,11 @@ class Forecast:
         """Title -> rows: scores of the test part in original units, per series, per step ahead, and of groups."""
         from .hierarchy import tables
 
+        own = scored["model"]
         assert isinstance(model, Forecaster)
+        assert isinstance(own, Scored)
         parts = {part: self._windows(data, split, part) for part in LATER}
-        return tables(forecasts_of(model), intervals_of(model), data, fitted, parts, split.parts["train"])
+        return tables(own, forecasts_of(model), data, fitted, parts, split.parts["train"])
 
     def figures(
         self, model: nn.Module, data: Panel, split: Split, fitted: Fitted, scored: Mapping[str, Evidence]

@@ -15,11 +15,10 @@ from jaxtyping import Float
 
 from domains.task import Batch, Fitted, Part
 
-from .config import LEVELS, QUANTILES
+from .config import LEVELS
 from .data import Panel
 from .fitting import seasonal_error
-from .intervals import Intervals
-from .scoring import Forecast, answers, conformal, statistics, targets, winkler
+from .scoring import Forecast, Scored, conformal, score, statistics
 from .splits import origins
 from .windows import Windows
 
@@ -94,31 +93,6 @@ def from_below(forecast: Forecast, matrix: Float[np.ndarray, "G V"], below: Fitt
     return run
 
 
-def by_step(
-    forecast: Forecast, intervals: Intervals, source: Windows, fitted: Fitted
-) -> dict[str, Float[np.ndarray, "H V"]]:
-    """Sums over all windows of a part, per step ahead and series, in original units."""
-    _, std, seasonal = statistics(fitted)
-    total: dict[str, np.ndarray] = {}
-    for _, batch, point, offsets in answers(forecast, intervals, source, fitted):
-        y, known = targets(batch, fitted)
-        error = np.where(known, y - point, 0.0)
-        pinball = sum(
-            np.maximum(q * (error - o), (q - 1) * (error - o)) for q, o in zip(QUANTILES, offsets, strict=True)
-        )
-        found = {
-            "n": known, "ae": np.abs(error) * std, "se": (error * std) ** 2, "error": error * std,
-            "scaled": np.abs(error) * std / seasonal, "crps": 2 * np.where(known, pinball, 0.0) / len(QUANTILES) * std,
-        }  # fmt: skip
-        for level, (low, high) in LEVELS.items():
-            found[f"in_{level}"] = known & (error >= offsets[low]) & (error <= offsets[high])
-            score = winkler(error, offsets[low], offsets[high], level) * std
-            found[f"winkler_{level}"] = np.where(known, score, 0.0)
-        for name, value in found.items():
-            total[name] = total.get(name, 0.0) + value.sum(0, dtype=np.float64)
-    return total
-
-
 def _row(sums: Mapping[str, Any]) -> dict[str, Any]:
     n = int(sums["n"])
     mean = lambda name: float(sums[name]) / n if n else None  # noqa: E731
@@ -143,8 +117,8 @@ def rows_of(
 
 
 def tables(
+    scored: Scored,
     forecast: Forecast,
-    intervals: Intervals,
     panel: Panel,
     fitted: Fitted,
     parts: Mapping[Part, Windows],
@@ -152,10 +126,9 @@ def tables(
 ) -> dict[str, list[dict[str, Any]]]:
     """Tables of the test part: by series, by series and step, and of the declared groups and all.
 
-    parts: the windows of "val" and "test"; train: the training steps.
+    scored: of the test part, by step; parts: the windows of "val" and "test"; train: the training steps.
     """
-    named = [("series", name) for name in panel.names]
-    found = [rows_of(named, by_step(forecast, intervals, parts["test"], fitted))]
+    found = [rows_of([("series", name) for name in panel.names], scored.steps)]
     groups = members(panel)
     if groups:
         matrix = np.stack(list(groups.values()))
@@ -163,6 +136,6 @@ def tables(
         run = from_below(forecast, matrix, fitted, own)
         val, test = summed(parts["val"], matrix), summed(parts["test"], matrix)
         reached = conformal(run, val, own, origins(train, val.lookback, val.horizon))
-        found.append(rows_of(list(groups), by_step(run, reached, test, own)))
+        found.append(rows_of(list(groups), score(run, reached, test, own, by_step=True).steps))
     whole, steps = ([row for part in found for row in part[i]] for i in (0, 1))
     return {"scores by series": whole} | ({"scores by step": steps} if len(steps) <= MOST_ROWS else {})

@@ -7,7 +7,7 @@ the training part). Rows of the evidence are blocks of neighbouring windows (spl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,19 +59,30 @@ def scaled_past(batch: Batch, fitted: Fitted) -> tuple[np.ndarray, np.ndarray]:
     return np.where(mask, (batch["past"].numpy() - mean) / std, 0.0), mask
 
 
-def score(forecast: Forecast, intervals: Intervals, source: Windows, fitted: Fitted) -> Evidence:
+@dataclass(frozen=True)
+class Scored(Evidence):
+    """Evidence, and sums over all windows per step ahead and series, in original units; see :func:`_step_sums`."""
+
+    steps: Mapping[str, Float[np.ndarray, "H V"]] = field(default_factory=dict)
+
+
+def score(forecast: Forecast, intervals: Intervals, source: Windows, fitted: Fitted, by_step: bool = False) -> Scored:
     """Evidence of a forecaster over all its windows; a chunk of them is held at a time.
 
-    Intervals follow the errors where ``intervals.rate`` says so and the origins are consecutive.
+    Intervals follow the errors where ``intervals.rate`` says so and the origins are consecutive. ``by_step``: sums per
+    step and series too, in the same pass: a forecaster may take long.
     """
     unit = units(source.origins, source.lookback, source.horizon)
     names, where = np.unique(unit, return_inverse=True)
     sums: dict[str, np.ndarray] = {}
+    steps: dict[str, np.ndarray] = {}
     for places, batch, point, offsets in answers(forecast, intervals, source, fitted):
         for name, value in _window_sums(point, offsets, batch, fitted).items():
             total = sums.setdefault(name, np.zeros((len(names), *value.shape[1:])))
             np.add.at(total, where[places], value)
-    return Evidence(names, sums)
+        for name, value in (_step_sums(point, offsets, batch, fitted) if by_step else {}).items():
+            steps[name] = steps.get(name, 0.0) + value
+    return Scored(names, sums, steps=steps)
 
 
 _Chunks = Iterator[tuple[np.ndarray, Batch, Float[np.ndarray, "B H V"], Float[np.ndarray, "Q B H V"]]]
@@ -242,6 +253,24 @@ def _window_sums(
         out[f"winkler_{level}"] = np.where(known, winkler(y - point, offsets[low], offsets[high], level), 0.0).sum(1)
         out[f"step_in_{level}"] = inside.sum(2)
     return {name: value.astype(np.float64) for name, value in out.items()}
+
+
+def _step_sums(
+    point: Float[np.ndarray, "B H V"], offsets: Float[np.ndarray, "Q B H V"], batch: Batch, fitted: Fitted
+) -> dict[str, Float[np.ndarray, "H V"]]:
+    """Sums over the windows of a batch, per step ahead and series, in original units."""
+    _, std, seasonal = statistics(fitted)
+    y, known = targets(batch, fitted)
+    error = np.where(known, y - point, 0.0)
+    pinball = sum(np.maximum(q * (error - o), (q - 1) * (error - o)) for q, o in zip(QUANTILES, offsets, strict=True))
+    found = {
+        "n": known, "ae": np.abs(error) * std, "se": (error * std) ** 2, "error": error * std,
+        "scaled": np.abs(error) * std / seasonal, "crps": 2 * np.where(known, pinball, 0.0) / len(QUANTILES) * std,
+    }  # fmt: skip
+    for level, (low, high) in LEVELS.items():
+        found[f"in_{level}"] = known & (error >= offsets[low]) & (error <= offsets[high])
+        found[f"winkler_{level}"] = np.where(known, winkler(error, offsets[low], offsets[high], level) * std, 0.0)
+    return {name: value.sum(0, dtype=np.float64) for name, value in found.items()}
 
 
 def winkler(

@@ -44,7 +44,8 @@ def setting(tmp_path: Path) -> tuple[Any, ...]:
 
 def test_rows_are_those_of_a_plain_loop(setting: tuple[Any, ...]) -> None:
     panel, split, fitted, run, fixed, parts = setting
-    found = tables(run, fixed, panel, fitted, parts, split.parts["train"])
+    scored = score(run, fixed, parts["test"], fitted, by_step=True)
+    found = tables(scored, run, panel, fitted, parts, split.parts["train"])
     steps = {(r["level"], r["name"], r["step"]): r for r in found["scores by step"]}
     test = parts["test"]
     ahead = {v: [] for v in range(3)}
@@ -90,10 +91,11 @@ def test_crps_and_winkler_are_metrics(setting: tuple[Any, ...]) -> None:
 
 def test_the_task_writes_both_tables(tmp_path: Path) -> None:
     chosen, panel, split, fitted, model = ready(tmp_path)
-    found = chosen.tables(model, panel, split, fitted, {})
+    scored = {"model": chosen.evidence(model, panel, split, fitted, "test")}
+    found = chosen.tables(model, panel, split, fitted, scored)
     assert list(found) == ["scores by series", "scores by step"]
     assert len(found["scores by step"]) == 3 * 12
-    by_evidence = chosen.details(chosen.evidence(model, panel, split, fitted, "test"), fitted)
+    by_evidence = chosen.details(scored["model"], fitted)
     for row, other in zip(found["scores by series"], by_evidence, strict=True):
         assert row["mae"] == pytest.approx(other["mae_original"])
         assert row["mase"] == pytest.approx(other["mase"])
