@@ -68,6 +68,7 @@ def main() -> None:
     scored = dict(task.baselines(panel, split, fitted))
     print(f"baselines: {time.perf_counter() - start:.1f} s, peak {peak_mib():.0f} MiB")
     if a.preset:
+        torch.manual_seed(0)
         model = task.build(fitted, load_preset(a.preset)).eval()
         task.initialise(model, panel, split)
         task.calibrate(model, panel, split, fitted)
