@@ -35,7 +35,7 @@ def standardised(
     count = known.sum(1, keepdim=True).clamp_min(1)
     mean = back.masked_fill(~known, 0.0).sum(1, keepdim=True) / count
     variance = ((back - mean).masked_fill(~known, 0.0) ** 2).sum(1, keepdim=True) / count
-    scale = variance.sqrt().clamp_min(LEAST_SPREAD)
+    scale = variance.clamp_min(LEAST_SPREAD**2).sqrt()  # in this order: the root of 0 has no gradient
     return ((x - mean) / scale).masked_fill(~seen, 0.0), mean, scale
 
 

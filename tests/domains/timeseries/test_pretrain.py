@@ -108,6 +108,14 @@ def test_a_rollout_moves_with_level_and_scale() -> None:
     )
 
 
+def test_a_rollout_from_a_still_look_back_has_gradients() -> None:
+    net = Hierarchy(preset(), 8, (4, 1))
+    net.start_at_zero()  # so that the second look-back is as still as the first
+    net.rollout(torch.zeros(2, 32), torch.ones(2, 32, dtype=torch.bool), 24).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+    assert net.heads[1].bias.grad.abs().max() > 0
+
+
 def test_a_still_look_back_is_not_all_that_the_loss_sees() -> None:
     x = torch.randn(2, 40)
     x[0, :32] = 0.7  # a pegged rate that is let go by a fifth of its deviation
